@@ -1,0 +1,99 @@
+import { randomBytes } from 'node:crypto';
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import type { FastifyBaseLogger } from 'fastify';
+import { badJson, MatrixError, notJson, unrecognized } from '@trellis/protocol/errors.ts';
+import { parseJson } from '@trellis/protocol/json.ts';
+
+/** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
+const BODY_LIMIT = 4 * 1024 * 1024;
+
+/**
+ * The HTTP server that both APIs are plugged into: body parsing, errors, CORS and unknown paths as Matrix wants
+ * them. It listens nowhere yet.
+ */
+export function createHttpServer(logger: FastifyBaseLogger, options: FastifyServerOptions = {}): FastifyInstance {
+  const app = Fastify({
+    loggerInstance: logger,
+    disableRequestLogging: true,
+    bodyLimit: BODY_LIMIT,
+    trustProxy: true,
+    genReqId: () => randomBytes(6).toString('base64url'),
+    routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: false },
+    // Clients still call paths by the name that the API had before v3.
+    rewriteUrl: (request) => {
+      const url = request.url ?? '/';
+      if (url.startsWith('/_matrix/client/r0/')) return `/_matrix/client/v3/${url.slice(19)}`;
+      if (url.startsWith('/_matrix/media/r0/') || url.startsWith('/_matrix/media/v1/'))
+        return url.startsWith('/_matrix/media/v1/create') ? url : `/_matrix/media/v3/${url.slice(18)}`;
+      return url;
+    },
+    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: true, allErrors: false } },
+    ...options,
+  }) as unknown as FastifyInstance;
+
+  // Clients leave the content type out or set it wrongly, so every body is JSON unless a plugin says otherwise.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => {
+    if (body === '') return done(null, undefined);
+    try {
+      done(null, parseJson(body as string));
+    } catch (error) {
+      done(error instanceof MatrixError ? error : notJson('The request body is not JSON'));
+    }
+  });
+
+  app.setErrorHandler((error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string }, request, reply) => {
+    const answer = asMatrixError(error);
+    if (answer.status >= 500) request.log.error({ err: error, url: request.routeOptions.url }, 'request failed');
+    return reply.code(answer.status).send(answer.toBody());
+  });
+
+  app.setNotFoundHandler((request) => {
+    // Known path, other method: 405, else 404 (spec: "Unsupported endpoints").
+    const path = request.url.split('?', 1)[0]!;
+    const known = ['GET', 'PUT', 'POST', 'DELETE'].some(
+      (method) => method !== request.method && app.findRoute({ method: method as 'GET', url: path }) !== null,
+    );
+    throw unrecognized(known || app.knowsPath(path) ? 405 : 404, 'Unrecognized request');
+  });
+
+  app.decorate('knowsPath', (path: string) =>
+    ['GET', 'PUT', 'POST', 'DELETE'].some((method) => app.hasRoute({ method: method as 'GET', url: path })),
+  );
+
+  // CORS for browsers: every Matrix API is open to every origin (spec: "Web Browser Clients").
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('access-control-allow-origin', '*');
+    if (request.method === 'OPTIONS') {
+      reply
+        .header('access-control-allow-methods', 'GET, POST, PUT, DELETE, OPTIONS')
+        .header('access-control-allow-headers', 'X-Requested-With, Content-Type, Authorization')
+        .header('access-control-max-age', '86400');
+      return reply.code(200).send();
+    }
+  });
+  return app;
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    knowsPath(path: string): boolean;
+  }
+}
+
+function asMatrixError(error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string }): MatrixError {
+  if (error instanceof MatrixError) return error;
+  if (error.validation) {
+    if (error.validationContext === 'body') return badJson(error.message);
+    return new MatrixError(400, 'M_INVALID_PARAM', error.message);
+  }
+  switch (error.code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new MatrixError(413, 'M_TOO_LARGE', 'The request body is too large');
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new MatrixError(415, 'M_UNRECOGNIZED', 'Unsupported content type');
+  }
+  const status = error.statusCode ?? 500;
+  if (status >= 400 && status < 500) return new MatrixError(status, 'M_UNKNOWN', error.message);
+  return new MatrixError(500, 'M_UNKNOWN', 'Internal server error');
+}
