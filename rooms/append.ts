@@ -1,0 +1,183 @@
+import { type RoomEvent, splitStateKey } from '@trellis/protocol/event.ts';
+import type { Queryable } from '@trellis/storage/database.ts';
+import type { MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
+import type { EventRef, Snapshot, StateDelta } from '@trellis/storage/state-snapshots.ts';
+import { type EventStatus, type EventTransaction, type ReplacedState, StoredEvent } from '@trellis/storage/stored-event.ts';
+import { applyRedaction } from './redactions.ts';
+import { type Member, memberFromEvent, type Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
+
+/**
+ * Positions left free before an event whose predecessors are not here: backfilled history takes its place in the
+ * room's order there.
+ */
+export const BACKFILL_HOLE = 2 ** 24;
+
+/** The relation type under which `relations` keeps redactions; never shown to clients. */
+export const REDACTION = 'm.room.redaction';
+
+export interface Append {
+  readonly event: RoomEvent;
+  readonly status: EventStatus;
+  readonly stateBefore: Snapshot;
+  /** The room after the event. Left out for events that do not become part of the room's end. */
+  readonly after?: {
+    readonly extremities: readonly string[];
+    /** `changes` is what differs from the room's state until now; `state` is that with `changes` applied. */
+    readonly state: Snapshot;
+    readonly changes: StateDelta;
+    /** Events that `changes` refers to, besides the appended one. */
+    readonly changedEvents?: ReadonlyMap<string, StoredEvent>;
+  };
+  readonly transaction?: EventTransaction;
+  /** The nid that the event has already, as an outlier. */
+  readonly nid?: number;
+  /** Predecessors that are not here. */
+  readonly missing?: readonly string[];
+  /** Runs in the transaction that stores the event. */
+  readonly also?: (tx: Queryable) => Promise<void>;
+}
+
+export interface Appended {
+  readonly event: StoredEvent;
+  /** Resolves when the event is safely stored, and then announced; rejects when it never will be. */
+  readonly committed: Promise<void>;
+}
+
+/**
+ * Puts an event at the end of a room's order. To be called under the room's lock, with everything decided: this
+ * changes the live state at once and hands the event to the writer.
+ */
+export function append(rooms: Rooms, room: Room, plan: Append): Appended {
+  const { ids, stream, events, writer } = rooms.parts;
+  const nid = plan.nid ?? ids.next();
+  const pos = stream.reserve(plan.missing?.length ? BACKFILL_HOLE : 0);
+  const replaces = replacedBy(rooms, plan);
+  const event = new StoredEvent(
+    plan.event,
+    { nid, pos, status: plan.status, stateBefore: plan.stateBefore.id },
+    { replaces, transaction: plan.transaction },
+  );
+  events.remember(event);
+
+  const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
+  if (event.status === 'accepted') {
+    room.timeline.push(event);
+  }
+  const redaction = event.status === 'accepted' ? applyRedaction(rooms, room, event, plan.stateBefore) : undefined;
+
+  room.uncommitted++;
+  const committed = writer
+    .write([
+      {
+        roomNid: room.nid,
+        event,
+        snapshots: plan.after ? [plan.stateBefore, plan.after.state] : [plan.stateBefore],
+        room: plan.after && { extremities: room.extremities, state: room.state.id, depth: room.depth },
+        memberships: memberships.flatMap(({ userId, member }) => (member ? [membershipRow(userId, member)] : [])),
+        relation: relationOf(event),
+        missing: plan.missing,
+        also: allOf(plan.also, redaction?.store, removedMembers(room, memberships)),
+      },
+    ])
+    .then(
+      async () => {
+        await redaction?.applied();
+        stream.complete(pos, [
+          {
+            roomId: room.roomId,
+            event,
+            outOfBand: false,
+            memberships: memberships.map(({ userId, before, member }) => ({ userId, before, after: member?.membership })),
+          },
+        ]);
+      },
+      (error: unknown) => {
+        events.forget(event.eventId);
+        rooms.drop(room);
+        stream.complete(pos, []);
+        throw error;
+      },
+    )
+    .finally(() => {
+      room.uncommitted--;
+    });
+  // Whoever appended may stop waiting; the failure has been dealt with above.
+  committed.catch(() => {});
+  return { event, committed };
+}
+
+interface MembershipChange {
+  readonly userId: string;
+  readonly before: string | undefined;
+  readonly member: Member | undefined;
+}
+
+/** Moves the live room on to the state after an event. */
+function changeState(
+  room: Room,
+  after: NonNullable<Append['after']>,
+  event: StoredEvent,
+  pos: number,
+): MembershipChange[] {
+  room.extremities = after.extremities;
+  room.depth = Math.max(room.depth, event.depth);
+  room.state = after.state;
+  const memberships: MembershipChange[] = [];
+  for (const [key, ref] of after.changes) {
+    const [type, userId] = splitStateKey(key);
+    if (type !== 'm.room.member') continue;
+    const source = ref?.eventId === event.eventId ? event : ref && after.changedEvents?.get(ref.eventId);
+    if (ref && !source) throw new Error(`the event ${ref.eventId} of a changed membership was not given`);
+    const member = source && memberFromEvent(source, pos);
+    memberships.push({ userId, before: room.membership(userId), member });
+    room.setMember(userId, member);
+  }
+  return memberships;
+}
+
+function membershipRow(userId: string, member: Member): MembershipRow {
+  return { userId, ...member, strippedState: null };
+}
+
+/** State resolution can take a membership away altogether. */
+function removedMembers(room: Room, changes: readonly MembershipChange[]) {
+  const gone = changes.filter(({ member }) => !member).map(({ userId }) => userId);
+  if (gone.length === 0) return undefined;
+  return async (tx: Queryable) => {
+    await tx.query('DELETE FROM room_members WHERE room = $1 AND user_id = ANY($2)', [room.nid, gone]);
+  };
+}
+
+function replacedBy(rooms: Rooms, plan: Append): ReplacedState | undefined {
+  const { type, stateKey } = plan.event;
+  if (stateKey === undefined) return undefined;
+  const before: EventRef | undefined = plan.stateBefore.get(type, stateKey);
+  const replaced = before && rooms.parts.events.cached(before.eventId);
+  return replaced && { eventId: replaced.eventId, sender: replaced.sender, content: replaced.content };
+}
+
+/**
+ * `m.relates_to` as a row, when it is one (spec: "Forming relationships between events"). A redaction is kept as a
+ * relation too, so that it is found when it arrives before its target.
+ */
+export function relationOf(event: RoomEvent): RelationRow | undefined {
+  if (event.type === 'm.room.redaction' && event.redacts !== undefined && event.redacts.length <= 255)
+    return { target: event.redacts, relType: REDACTION, aggregationKey: null };
+  const relates = event.content['m.relates_to'];
+  if (typeof relates !== 'object' || relates === null || Array.isArray(relates)) return undefined;
+  const { event_id: target, rel_type: relType, key } = relates;
+  if (typeof target !== 'string' || typeof relType !== 'string' || target.length > 255 || relType.length > 255)
+    return undefined;
+  return { target, relType, aggregationKey: typeof key === 'string' && key.length <= 1024 ? key : null };
+}
+
+function allOf(
+  ...tasks: Array<((tx: Queryable) => Promise<void>) | undefined>
+): ((tx: Queryable) => Promise<void>) | undefined {
+  const given = tasks.filter((task) => task !== undefined);
+  if (given.length === 0) return undefined;
+  return async (tx) => {
+    for (const task of given) await task(tx);
+  };
+}

@@ -1,0 +1,190 @@
+import { LRUCache } from 'lru-cache';
+import type { Stream, Streams } from '@trellis/storage/streams.ts';
+import type { EventChange, Rooms } from './rooms.ts';
+
+/** Where a reader of all streams stands. What a sync token says. */
+export interface Positions {
+  readonly events: number;
+  readonly accountData: number;
+  readonly receipts: number;
+  readonly typing: number;
+  readonly toDevice: number;
+  readonly deviceLists: number;
+  readonly presence: number;
+}
+
+export type StreamName = keyof Positions;
+
+/**
+ * Streams whose changes name the users that they concern. Changes of device lists and of presence concern whoever
+ * shares a room with the one who changed; a sync asks those streams' own tails.
+ */
+export type FeedStream = Exclude<StreamName, 'deviceLists' | 'presence'>;
+
+/** A change that concerns one user: in which stream, where, and which room, when it is of one. */
+export interface FeedEntry {
+  readonly stream: FeedStream;
+  readonly pos: number;
+  readonly roomId: string | null;
+}
+
+/** Entries kept for a user at the most; older ones are dropped, and readers from before them go to the database. */
+const MAX_ENTRIES = 2_000;
+
+/**
+ * What lately changed for one user, in the order of the streams: an incremental sync reads this instead of asking
+ * every room and table. Complete for positions at and after `since`.
+ */
+export class UserFeed {
+  /** For each stream the position from which on the feed is complete. */
+  readonly since: Record<FeedStream, number>;
+  readonly #entries: FeedEntry[] = [];
+  readonly waiters = new Set<() => void>();
+
+  constructor(since: Positions) {
+    this.since = { ...since };
+  }
+
+  add(entry: FeedEntry): void {
+    this.#entries.push(entry);
+    if (this.#entries.length > MAX_ENTRIES)
+      for (const old of this.#entries.splice(0, MAX_ENTRIES / 2)) this.since[old.stream] = old.pos;
+    this.wake();
+  }
+
+  wake(): void {
+    for (const waiter of this.waiters) waiter();
+  }
+
+  /** Whether the feed tells all that happened after these positions. */
+  covers(positions: Positions): boolean {
+    for (const stream of FEED_STREAMS) if (positions[stream] < this.since[stream]) return false;
+    return true;
+  }
+
+  /** Whether anything happened after these positions. */
+  hasNews(positions: Positions): boolean {
+    return this.#entries.some((entry) => entry.pos > positions[entry.stream]);
+  }
+
+  /** What happened in the half-open interval (from, to], oldest first. */
+  between(from: Positions, to: Positions): FeedEntry[] {
+    return this.#entries.filter((entry) => entry.pos > from[entry.stream] && entry.pos <= to[entry.stream]);
+  }
+}
+
+const FEED_STREAMS: readonly FeedStream[] = ['events', 'accountData', 'receipts', 'typing', 'toDevice'];
+
+/** Users whose feeds are kept when nobody waits on them. */
+const MAX_FEEDS = 20_000;
+
+/** Which users must hear of a change of a user's devices or presence: those who share a room. */
+export interface SharedRooms {
+  /** Local users who share a joined room with the user, the user included. */
+  localUsersSharingRoomWith(userId: string): Promise<Iterable<string>>;
+}
+
+/** Follows all streams, keeps the feeds of those users who sync, and wakes their long polls. */
+export class Notifier {
+  readonly #streams: Streams;
+  readonly #events: Stream<EventChange>;
+  readonly #feeds = new LRUCache<string, UserFeed>({ max: MAX_FEEDS });
+  readonly #closing = new AbortController();
+
+  constructor(rooms: Rooms, streams: Streams, shared: SharedRooms) {
+    this.#streams = streams;
+    this.#events = rooms.parts.stream;
+    this.#events.subscribe((pos, change) => {
+      const entry: FeedEntry = { stream: 'events', pos, roomId: change.roomId };
+      if (!change.outOfBand)
+        for (const userId of rooms.peek(change.roomId)?.joinedHere ?? []) this.#add(userId, entry);
+      // Those who are joined now have just been told; invited, left, banned ones hear of their own change.
+      for (const { userId, after } of change.memberships)
+        if (after !== 'join' || change.outOfBand) this.#add(userId, entry);
+    });
+    streams.accountData.subscribe((pos, { userId, roomId }) => this.#add(userId, { stream: 'accountData', pos, roomId }));
+    streams.toDevice.subscribe((pos, { userId }) => this.#add(userId, { stream: 'toDevice', pos, roomId: null }));
+    streams.receipts.subscribe((pos, { roomId, userId, type }) => {
+      const entry: FeedEntry = { stream: 'receipts', pos, roomId };
+      if (type === 'm.read.private') this.#add(userId, entry);
+      else for (const member of rooms.peek(roomId)?.joinedHere ?? []) this.#add(member, entry);
+    });
+    streams.typing.subscribe((pos, { roomId }) => {
+      for (const member of rooms.peek(roomId)?.joinedHere ?? []) this.#add(member, { stream: 'typing', pos, roomId });
+    });
+    const wakeSharers = ({ userId }: { userId: string }) => {
+      shared.localUsersSharingRoomWith(userId).then(
+        (users) => {
+          for (const other of users) this.#feeds.get(other)?.wake();
+        },
+        // Those who would have been woken find the change with their next sync.
+        () => {},
+      );
+    };
+    streams.deviceLists.subscribe((_pos, change) => wakeSharers(change));
+    streams.presence.subscribe((_pos, change) => wakeSharers(change));
+  }
+
+  /** Where all streams stand now. */
+  positions(): Positions {
+    return {
+      events: this.#events.current,
+      accountData: this.#streams.accountData.current,
+      receipts: this.#streams.receipts.current,
+      typing: this.#streams.typing.current,
+      toDevice: this.#streams.toDevice.current,
+      deviceLists: this.#streams.deviceLists.current,
+      presence: this.#streams.presence.current,
+    };
+  }
+
+  /** The user's feed; begins now when there was none. */
+  feed(userId: string): UserFeed {
+    let feed = this.#feeds.get(userId);
+    if (!feed) {
+      feed = new UserFeed(this.positions());
+      this.#feeds.set(userId, feed);
+    }
+    return feed;
+  }
+
+  /**
+   * Waits until something happens after `positions` that may concern the user, at the most `timeoutMs`.
+   * Returns at once when it happened already, when `signal` aborts, or when the server closes. The caller looks
+   * whether there is something to tell, and waits again with its newer positions when there is not.
+   */
+  async wait(userId: string, positions: Positions, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const feed = this.feed(userId);
+    // Who is concerned by these is found out only while others wait, so whoever comes later looks for themselves.
+    const unseen =
+      positions.deviceLists < this.#streams.deviceLists.current || positions.presence < this.#streams.presence.current;
+    if (unseen || feed.hasNews(positions) || timeoutMs <= 0 || signal.aborted || this.closing) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, timeoutMs);
+    feed.waiters.add(resolve);
+    signal.addEventListener('abort', () => resolve(), { once: true });
+    const close = () => resolve();
+    this.#closing.signal.addEventListener('abort', close, { once: true });
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      feed.waiters.delete(resolve);
+      this.#closing.signal.removeEventListener('abort', close);
+    }
+  }
+
+  /** The server stops: nobody is to wait any more. */
+  get closing(): boolean {
+    return this.#closing.signal.aborted;
+  }
+
+  /** Answers all long polls: the server stops. */
+  close(): void {
+    this.#closing.abort();
+  }
+
+  #add(userId: string, entry: FeedEntry): void {
+    this.#feeds.get(userId)?.add(entry);
+  }
+}

@@ -1,0 +1,128 @@
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
+import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { Lock } from './lock.ts';
+import { TimelineTail } from './timeline-tail.ts';
+
+export interface Member {
+  readonly membership: string;
+  readonly eventId: string;
+  readonly sender: string;
+  /** Position in the stream of events at which the membership became this. */
+  readonly pos: number;
+}
+
+/**
+ * The live state of a room: what is needed to build, authorise and place its next event without a look at the
+ * database. Changed only by `append.ts`, under `lock`, and at once: the next event builds on one that is still
+ * being committed. If a commit fails, the object is dropped and read again.
+ */
+export class Room {
+  readonly nid: number;
+  readonly roomId: string;
+  readonly version: RoomVersion;
+  readonly lock = new Lock();
+  /** Appended events that are not committed yet. */
+  uncommitted = 0;
+  /** No longer the room's live state: whoever holds it must ask for the room again. */
+  dropped = false;
+  extremities: readonly string[];
+  depth: number;
+  /** State after the extremities, resolved. */
+  state: Snapshot;
+  published: boolean;
+  readonly timeline: TimelineTail;
+  readonly #ourServer: string;
+  readonly #members = new Map<string, Member>();
+  readonly #joinedHere = new Set<string>();
+  readonly #servers = new Map<string, number>();
+  readonly #counts = new Map<string, number>();
+
+  constructor(
+    row: { nid: number; roomId: string; extremities: readonly string[]; depth: number; published: boolean },
+    version: RoomVersion,
+    state: Snapshot,
+    members: Iterable<[userId: string, member: Member]>,
+    timeline: TimelineTail,
+    ourServer: string,
+  ) {
+    this.nid = row.nid;
+    this.roomId = row.roomId;
+    this.version = version;
+    this.extremities = row.extremities;
+    this.depth = row.depth;
+    this.published = row.published;
+    this.state = state;
+    this.timeline = timeline;
+    this.#ourServer = ourServer;
+    for (const [userId, member] of members) this.setMember(userId, member);
+  }
+
+  /** Whether this server takes part in the room: it has joined members, and so the room's state. */
+  get isResident(): boolean {
+    return this.extremities.length > 0 && this.#joinedHere.size > 0;
+  }
+
+  member(userId: string): Member | undefined {
+    return this.#members.get(userId);
+  }
+
+  membership(userId: string): string | undefined {
+    return this.#members.get(userId)?.membership;
+  }
+
+  isJoined(userId: string): boolean {
+    return this.#members.get(userId)?.membership === 'join';
+  }
+
+  members(): IterableIterator<[string, Member]> {
+    return this.#members.entries();
+  }
+
+  /** Users with that membership: a count kept up to date. */
+  count(membership: string): number {
+    return this.#counts.get(membership) ?? 0;
+  }
+
+  /** Local users who are joined. */
+  get joinedHere(): ReadonlySet<string> {
+    return this.#joinedHere;
+  }
+
+  /** Servers, ours too, with how many joined members each has. */
+  get servers(): ReadonlyMap<string, number> {
+    return this.#servers;
+  }
+
+  /** For `append.ts` only. `undefined` removes the member. */
+  setMember(userId: string, member: Member | undefined): void {
+    const before = this.#members.get(userId)?.membership;
+    if (member) this.#members.set(userId, member);
+    else this.#members.delete(userId);
+    const after = member?.membership;
+    if (before === after) return;
+    if (before !== undefined) this.#counts.set(before, this.count(before) - 1);
+    if (after !== undefined) this.#counts.set(after, this.count(after) + 1);
+    if (before !== 'join' && after !== 'join') return;
+    const server = serverNameOf(userId);
+    const joined = (this.#servers.get(server) ?? 0) + (after === 'join' ? 1 : -1);
+    if (joined > 0) this.#servers.set(server, joined);
+    else this.#servers.delete(server);
+    if (server !== this.#ourServer) return;
+    if (after === 'join') this.#joinedHere.add(userId);
+    else this.#joinedHere.delete(userId);
+  }
+}
+
+/** The member's change as `room_members` and the live room keep it. */
+export function memberFromEvent(event: StoredEvent, pos: number): Member {
+  const { membership } = event.content as JsonObject;
+  return {
+    membership: typeof membership === 'string' ? membership : 'leave',
+    eventId: event.eventId,
+    sender: event.sender,
+    pos,
+  };
+}

@@ -1,0 +1,123 @@
+import { authEventKeys } from '@trellis/protocol/auth-event-selection.ts';
+import { authorise } from '@trellis/protocol/auth-rules/index.ts';
+import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
+import { forbidden } from '@trellis/protocol/errors.ts';
+import { type JsonObject, type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts';
+import { checkPdu } from '@trellis/protocol/event-format.ts';
+import { buildEvent } from '@trellis/protocol/make-event.ts';
+import type { StateDelta } from '@trellis/storage/state-snapshots.ts';
+import type { EventTransaction, StoredEvent } from '@trellis/storage/stored-event.ts';
+import { append, type Appended } from './append.ts';
+import { loadState } from './auth-state.ts';
+import type { Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
+
+/** Predecessors that a new event names at the most; the rest stays for the events after it. */
+const MAX_PREV_EVENTS = 10;
+
+/** An event as a local user wants it. */
+export interface Draft {
+  readonly type: string;
+  readonly sender: string;
+  readonly stateKey?: string;
+  readonly content: JsonObject;
+  /** For redactions: the target; put where the room version has it. */
+  readonly redacts?: string;
+  /** Milliseconds; now when left out. Application services may say another (spec: "Timestamp massaging"). */
+  readonly originServerTs?: number;
+}
+
+/**
+ * Builds an event on the room's live state, authorises, signs and appends it. To be called under the room's lock.
+ * Throws M_FORBIDDEN when the auth rules refuse it, M_TOO_LARGE when it is too large.
+ *
+ * @returns the event, or for state that changes nothing the event that set it
+ */
+export async function appendDraft(
+  rooms: Rooms,
+  room: Room,
+  draft: Draft,
+  transaction?: EventTransaction,
+): Promise<Appended> {
+  const same = await unchangedState(rooms, room, draft);
+  if (same) return { event: same, committed: Promise.resolve() };
+  const event = await buildDraft(rooms, room, draft);
+  return appendBuilt(rooms, room, event, transaction);
+}
+
+/** Builds and signs an event on the room's live state, without a check whether it may be. */
+export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promise<RoomEvent> {
+  const { serverName, signingKey } = rooms.parts;
+  const { version } = room;
+  const keys = authEventKeys({ ...draft, stateKey: draft.stateKey }, version);
+  const content =
+    draft.redacts !== undefined && version.redactsInContent ? { ...draft.content, redacts: draft.redacts } : draft.content;
+  const event = buildEvent(
+    {
+      ...(version.roomIdIsCreateHash && draft.type === 'm.room.create' ? {} : { room_id: room.roomId }),
+      sender: draft.sender,
+      type: draft.type,
+      ...(draft.stateKey === undefined ? {} : { state_key: draft.stateKey }),
+      content,
+      ...(draft.redacts !== undefined && !version.redactsInContent ? { redacts: draft.redacts } : {}),
+      prev_events: room.extremities.slice(0, MAX_PREV_EVENTS),
+      auth_events: keys.flatMap((key) => room.state.getKey(key)?.eventId ?? []),
+      depth: room.depth + 1,
+      origin_server_ts: draft.originServerTs ?? Date.now(),
+    },
+    { version, key: signingKey, serverName },
+  );
+  checkPdu(event.pdu, version);
+  return event;
+}
+
+/** Authorises an event against the room's live state and appends it. To be called under the room's lock. */
+export async function appendBuilt(
+  rooms: Rooms,
+  room: Room,
+  event: RoomEvent,
+  transaction?: EventTransaction,
+): Promise<Appended> {
+  const keys = [...authEventKeys(event, room.version), stateKeyOf('m.room.create', '')];
+  const authState = await loadState(rooms, room.state, keys);
+  const reason = authorise(event, authState, room.version);
+  if (reason !== undefined) throw forbidden(reason);
+  const { ids, snapshots } = rooms.parts;
+  const nid = ids.next();
+  const changes: StateDelta =
+    event.stateKey === undefined
+      ? new Map()
+      : new Map([[stateKeyOf(event.type, event.stateKey), { eventId: event.eventId, nid }]]);
+  // For `unsigned.prev_content`, which is made from what is in memory.
+  if (event.stateKey !== undefined) await loadState(rooms, room.state, [...changes.keys()]);
+  return append(rooms, room, {
+    event,
+    status: 'accepted',
+    stateBefore: room.state,
+    after: {
+      extremities: [event.eventId, ...room.extremities.slice(MAX_PREV_EVENTS)],
+      state: changes.size === 0 ? room.state : snapshots.derive(room.nid, room.state, changes),
+      changes,
+    },
+    transaction,
+    nid,
+  });
+}
+
+/** Sends one event and waits until it is safely stored. */
+export async function sendEvent(rooms: Rooms, roomId: string, draft: Draft): Promise<StoredEvent> {
+  const { event, committed } = await rooms.exclusive(roomId, (room) => appendDraft(rooms, room, draft));
+  await committed;
+  return event;
+}
+
+/** The current state event that a draft would only repeat: nothing is sent then. */
+async function unchangedState(rooms: Rooms, room: Room, draft: Draft): Promise<StoredEvent | undefined> {
+  if (draft.stateKey === undefined) return undefined;
+  const ref = room.state.get(draft.type, draft.stateKey);
+  const current = ref && (await rooms.parts.events.get(ref.eventId));
+  if (!current || current.sender !== draft.sender || current.redactedBy) return undefined;
+  return canonicalJson(current.content, { lax: true }) === canonicalJson(draft.content, { lax: true })
+    ? current
+    : undefined;
+}

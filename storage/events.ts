@@ -1,0 +1,173 @@
+import { LRUCache } from 'lru-cache';
+import type { Pdu } from '@trellis/protocol/event.ts';
+import { roomVersion } from '@trellis/protocol/room-versions.ts';
+import type { Queryable } from './database.ts';
+import { type EventStatus, eventFromPdu, type ReplacedState, StoredEvent } from './stored-event.ts';
+
+export const STATUS_CODES = { accepted: 0, 'soft-failed': 1, rejected: 2 } as const;
+const STATUSES = Object.keys(STATUS_CODES) as EventStatus[];
+
+interface EventRow {
+  nid: number;
+  event_id: string;
+  room_id: string;
+  version: string;
+  pos: number | null;
+  backfilled: boolean;
+  status: number;
+  state_before: number | null;
+  replaces: string | null;
+  replaced_json: string | null;
+  redacted_by: string | null;
+  txn_device: string | null;
+  txn_id: string | null;
+  json: string;
+}
+
+const COLUMNS = `e.nid, e.event_id, r.room_id, r.version, e.pos, e.backfilled, e.status, e.state_before, e.replaces,
+  e.redacted_by, e.txn_device, e.txn_id, e.json, p.json AS replaced_json`;
+const FROM = 'events e JOIN rooms r ON r.nid = e.room LEFT JOIN events p ON p.event_id = e.replaces';
+
+/** Which part of a room's order to read. Positions are exclusive at `after` and `before`. */
+export interface TimelineRange {
+  readonly after?: number;
+  readonly before?: number;
+  /** `backward`: newest first. */
+  readonly direction: 'forward' | 'backward';
+  readonly limit: number;
+}
+
+/** Events by id and by place, through a cache that is bounded by the size of their JSON. */
+export class EventStore {
+  readonly #db: Queryable;
+  readonly #cache: LRUCache<string, StoredEvent>;
+
+  /** @param cacheBytes about how much memory cached events may take */
+  constructor(db: Queryable, cacheBytes = 64 * 1024 * 1024) {
+    this.#db = db;
+    this.#cache = new LRUCache({ maxSize: cacheBytes, sizeCalculation: (event) => 2 * event.json.length + 1024 });
+  }
+
+  cached(eventId: string): StoredEvent | undefined {
+    return this.#cache.get(eventId);
+  }
+
+  remember(event: StoredEvent): void {
+    this.#cache.set(event.eventId, event);
+  }
+
+  forget(eventId: string): void {
+    this.#cache.delete(eventId);
+  }
+
+  async get(eventId: string): Promise<StoredEvent | undefined> {
+    return this.#cache.get(eventId) ?? (await this.getMany([eventId])).get(eventId);
+  }
+
+  /** Those of the events that are known here, rejected ones and outliers too. */
+  async getMany(eventIds: Iterable<string>): Promise<Map<string, StoredEvent>> {
+    const found = new Map<string, StoredEvent>();
+    const missing: string[] = [];
+    for (const id of new Set(eventIds)) {
+      const event = this.#cache.get(id);
+      if (event) found.set(id, event);
+      else missing.push(id);
+    }
+    if (missing.length > 0) {
+      const rows = await this.#db.query<EventRow>(
+        { name: 'events-by-id', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.event_id = ANY($1::text[])` },
+        [missing],
+      );
+      for (const event of await this.#read(rows)) found.set(event.eventId, event);
+    }
+    return found;
+  }
+
+  /** Ids and nids of those events that are known here, without reading them. */
+  async nidsOf(eventIds: readonly string[]): Promise<Map<string, number>> {
+    const rows = await this.#db.query<{ event_id: string; nid: number }>(
+      { name: 'event-nids', text: 'SELECT event_id, nid FROM events WHERE event_id = ANY($1::text[])' },
+      [eventIds],
+    );
+    return new Map(rows.map((row) => [row.event_id, row.nid]));
+  }
+
+  /** Events by numeric id, in no order. */
+  async byNids(nids: readonly number[]): Promise<StoredEvent[]> {
+    const rows = await this.#db.query<EventRow>(
+      { name: 'events-by-nid', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.nid = ANY($1::bigint[])` },
+      [nids],
+    );
+    return this.#read(rows);
+  }
+
+  /** The accepted events of a room's order within a range. Soft-failed and rejected ones are not shown to clients. */
+  async timeline(roomNid: number, range: TimelineRange): Promise<StoredEvent[]> {
+    const forward = range.direction === 'forward';
+    const rows = await this.#db.query<EventRow>(
+      {
+        name: `timeline-${range.direction}`,
+        text: `SELECT ${COLUMNS} FROM ${FROM}
+               WHERE e.room = $1 AND e.pos > $2 AND e.pos < $3 AND e.status = 0
+               ORDER BY e.pos ${forward ? 'ASC' : 'DESC'} LIMIT $4`,
+      },
+      [roomNid, range.after ?? Number.MIN_SAFE_INTEGER, range.before ?? Number.MAX_SAFE_INTEGER, range.limit],
+    );
+    return this.#read(rows);
+  }
+
+  /** News of all rooms after a position, oldest first: for readers that catch up with the stream of events. */
+  async newsAfter(pos: number, upTo: number, limit: number): Promise<StoredEvent[]> {
+    const rows = await this.#db.query<EventRow>(
+      {
+        name: 'events-news',
+        text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.pos > $1 AND e.pos <= $2 AND NOT e.backfilled
+               ORDER BY e.pos LIMIT $3`,
+      },
+      [pos, upTo, limit],
+    );
+    return this.#read(rows);
+  }
+
+  async #read(rows: EventRow[]): Promise<StoredEvent[]> {
+    const redactions = rows.map((row) => row.redacted_by).filter((id) => id !== null);
+    const redactedBy = redactions.length > 0 ? await this.getMany(redactions) : undefined;
+    return rows.map((row) => {
+      const cached = this.#cache.get(row.event_id);
+      // The cache is the newer of the two: an outlier may have been given its place since the query began.
+      if (cached && (cached.pos !== undefined || row.pos === null)) return cached;
+      const event = readRow(row, redactedBy?.get(row.redacted_by ?? ''));
+      this.#cache.set(event.eventId, event);
+      return event;
+    });
+  }
+}
+
+function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEvent {
+  const version = roomVersion(row.version);
+  if (!version) throw new Error(`room ${row.room_id} has the unknown version ${row.version}`);
+  const pdu = JSON.parse(row.json) as Pdu;
+  return new StoredEvent(
+    eventFromPdu(pdu, row.event_id, row.room_id, version),
+    {
+      nid: row.nid,
+      pos: row.pos ?? undefined,
+      status: STATUSES[row.status]!,
+      stateBefore: row.state_before ?? undefined,
+      backfilled: row.backfilled,
+    },
+    {
+      json: row.json,
+      replaces: readReplaced(row),
+      transaction:
+        row.txn_id !== null && row.txn_device !== null ? { deviceId: row.txn_device, txnId: row.txn_id } : undefined,
+      redactedBy,
+    },
+  );
+}
+
+function readReplaced(row: EventRow): ReplacedState | undefined {
+  if (row.replaces === null || row.replaced_json === null) return undefined;
+  const pdu = JSON.parse(row.replaced_json) as { sender: string; content: ReplacedState['content'] };
+  return { eventId: row.replaces, sender: pdu.sender, content: pdu.content };
+}
