@@ -1,0 +1,54 @@
+import type { RoomEvent } from '@trellis/protocol/event.ts';
+import { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { memberFromEvent } from './room.ts';
+import type { Rooms } from './rooms.ts';
+
+/**
+ * Stores the membership of a local user in a room that this server is not in: an invite from elsewhere, a knock, the
+ * leave that ends either. The event is an outlier; only the user hears of it.
+ *
+ * @param strippedState JSON text of the array that came along, if any
+ */
+export async function storeOutOfBand(rooms: Rooms, event: RoomEvent, strippedState: string | null): Promise<StoredEvent> {
+  const userId = event.stateKey!;
+  await rooms.create(event.roomId, event.version);
+  const { stored, committed } = await rooms.exclusive(event.roomId, async (room) => {
+    const { ids, stream, events, writer } = rooms.parts;
+    const known = await events.get(event.eventId);
+    const pos = stream.reserve();
+    const stored =
+      known ??
+      new StoredEvent(event, { nid: ids.next(), pos: undefined, status: 'accepted', stateBefore: undefined });
+    const member = memberFromEvent(stored, pos);
+    const before = room.membership(userId);
+    room.setMember(userId, member);
+    room.uncommitted++;
+    const committed = writer
+      .write([{ roomNid: room.nid, event: stored, snapshots: [], memberships: [{ userId, ...member, strippedState }] }])
+      .then(
+        () => {
+          events.remember(stored);
+          stream.complete(pos, [
+            {
+              roomId: room.roomId,
+              event: stored,
+              outOfBand: true,
+              memberships: [{ userId, before, after: member.membership }],
+            },
+          ]);
+        },
+        (error: unknown) => {
+          rooms.drop(room);
+          stream.complete(pos, []);
+          throw error;
+        },
+      )
+      .finally(() => {
+        room.uncommitted--;
+      });
+    committed.catch(() => {});
+    return { stored, committed };
+  });
+  await committed;
+  return stored;
+}
