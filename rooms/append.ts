@@ -58,7 +58,10 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
     { nid, pos, status: plan.status, stateBefore: plan.stateBefore.id },
     { replaces, transaction: plan.transaction },
   );
+  event.hasRelations = false;
   events.remember(event);
+  const relation = relationOf(event);
+  const target = relation && events.cached(relation.target);
 
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
   if (event.status === 'accepted') {
@@ -75,13 +78,14 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
         snapshots: plan.after ? [plan.stateBefore, plan.after.state] : [plan.stateBefore],
         room: plan.after && { extremities: room.extremities, state: room.state.id, depth: room.depth },
         memberships: memberships.flatMap(({ userId, member }) => (member ? [membershipRow(userId, member)] : [])),
-        relation: relationOf(event),
+        relation,
         missing: plan.missing,
         also: allOf(plan.also, redaction?.store, removedMembers(room, memberships)),
       },
     ])
     .then(
       async () => {
+        if (target) target.hasRelations = true;
         await redaction?.applied();
         stream.complete(pos, [
           {
@@ -129,8 +133,11 @@ function changeState(
     if (type !== 'm.room.member') continue;
     const source = ref?.eventId === event.eventId ? event : ref && after.changedEvents?.get(ref.eventId);
     if (ref && !source) throw new Error(`the event ${ref.eventId} of a changed membership was not given`);
-    const member = source && memberFromEvent(source, pos);
-    memberships.push({ userId, before: room.membership(userId), member });
+    const before = room.member(userId);
+    const changed = source && memberFromEvent(source, pos);
+    // A new name or avatar is no new membership.
+    const member = changed && before?.membership === changed.membership ? { ...changed, pos: before.pos } : changed;
+    memberships.push({ userId, before: before?.membership, member });
     room.setMember(userId, member);
   }
   return memberships;

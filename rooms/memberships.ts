@@ -119,18 +119,10 @@ export class Memberships {
       if (this.#loading.has(userId)) this.#changedWhileLoading.add(userId);
       const rooms = this.#users.get(userId);
       if (!rooms) continue;
-      const own = event.type === 'm.room.member' && event.stateKey === userId;
       const member = this.#rooms.peek(roomId)?.member(userId);
       if (after === undefined) rooms.delete(roomId);
-      else
-        rooms.set(roomId, {
-          roomId,
-          membership: after,
-          eventId: own ? event.eventId : (member?.eventId ?? event.eventId),
-          sender: own ? event.sender : (member?.sender ?? event.sender),
-          pos,
-          forgotten: false,
-        });
+      else if (member) rooms.set(roomId, { roomId, ...member, forgotten: false });
+      else rooms.set(roomId, { roomId, membership: after, eventId: event.eventId, sender: event.sender, pos, forgotten: false });
     }
   }
 

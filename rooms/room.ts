@@ -33,6 +33,8 @@ export class Room {
   /** State after the extremities, resolved. */
   state: Snapshot;
   published: boolean;
+  /** Position of the newest change of anybody's membership. */
+  lastMembershipChange = 0;
   readonly timeline: TimelineTail;
   readonly #ourServer: string;
   readonly #members = new Map<string, Member>();
@@ -102,6 +104,7 @@ export class Room {
     if (member) this.#members.set(userId, member);
     else this.#members.delete(userId);
     const after = member?.membership;
+    if (member) this.lastMembershipChange = Math.max(this.lastMembershipChange, member.pos);
     if (before === after) return;
     if (before !== undefined) this.#counts.set(before, this.count(before) - 1);
     if (after !== undefined) this.#counts.set(after, this.count(after) + 1);

@@ -1,0 +1,40 @@
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+
+/** For whom an event is written out. */
+export interface Viewer {
+  readonly userId: string;
+  readonly deviceId: string | undefined;
+  /** The viewer's membership when the event was sent (spec: `unsigned.membership`). */
+  readonly membership?: string;
+  /** Aggregations of relations as JSON text, by event id (spec: "Aggregations of child events"). */
+  readonly relations?: ReadonlyMap<string, string>;
+  /** `undefined`: now. */
+  readonly now?: number;
+}
+
+/** An event as JSON text for a client: the shared part with what is the viewer's own. */
+export function eventJson(event: StoredEvent, viewer: Viewer): string {
+  return `${event.clientHead},"unsigned":{${unsigned(event, viewer)}}}`;
+}
+
+export function eventListJson(events: readonly StoredEvent[], viewer: Viewer): string {
+  const now = viewer.now ?? Date.now();
+  const withNow = { ...viewer, now };
+  return `[${events.map((event) => eventJson(event, withNow)).join(',')}]`;
+}
+
+function unsigned(event: StoredEvent, viewer: Viewer): string {
+  let json = `"age":${Math.max(0, (viewer.now ?? Date.now()) - event.originServerTs)}`;
+  if (viewer.membership !== undefined) json += `,"membership":${JSON.stringify(viewer.membership)}`;
+  const { transaction, replaces, redactedBy } = event;
+  if (transaction && transaction.deviceId === viewer.deviceId && event.sender === viewer.userId)
+    json += `,"transaction_id":${JSON.stringify(transaction.txnId)}`;
+  if (replaces)
+    json +=
+      `,"prev_content":${JSON.stringify(replaces.content)},"prev_sender":${JSON.stringify(replaces.sender)}` +
+      `,"replaces_state":${JSON.stringify(replaces.eventId)}`;
+  if (redactedBy) json += `,"redacted_because":${eventJson(redactedBy, { ...viewer, relations: undefined })}`;
+  const relations = viewer.relations?.get(event.eventId);
+  if (relations !== undefined) json += `,"m.relations":${relations}`;
+  return json;
+}
