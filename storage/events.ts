@@ -1,8 +1,9 @@
 import { LRUCache } from 'lru-cache';
 import type { Pdu } from '@trellis/protocol/event.ts';
+import { viewOf } from '@trellis/protocol/make-event.ts';
 import { roomVersion } from '@trellis/protocol/room-versions.ts';
 import type { Queryable } from './database.ts';
-import { type EventStatus, eventFromPdu, type ReplacedState, StoredEvent } from './stored-event.ts';
+import { type EventStatus, type ReplacedState, StoredEvent } from './stored-event.ts';
 
 export const STATUS_CODES = { accepted: 0, 'soft-failed': 1, rejected: 2 } as const;
 const STATUSES = Object.keys(STATUS_CODES) as EventStatus[];
@@ -148,7 +149,7 @@ function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEven
   if (!version) throw new Error(`room ${row.room_id} has the unknown version ${row.version}`);
   const pdu = JSON.parse(row.json) as Pdu;
   return new StoredEvent(
-    eventFromPdu(pdu, row.event_id, row.room_id, version),
+    viewOf(pdu, row.event_id, version),
     {
       nid: row.nid,
       pos: row.pos ?? undefined,

@@ -69,6 +69,31 @@ export class Snapshot {
     }
   }
 
+  /**
+   * What leads from `before` to this state, by a look at only those layers that the two do not share.
+   */
+  changesSince(before: Snapshot): Map<string, EventRef | undefined> {
+    const shared = new Set<Layer>();
+    for (let layer = before.top; layer; layer = layer.base) shared.add(layer);
+    const keys = new Set<string>();
+    let common: Layer | undefined;
+    for (let layer = this.top; layer; layer = layer.base) {
+      if (shared.has(layer)) {
+        common = layer;
+        break;
+      }
+      for (const key of layer.entries.keys()) keys.add(key);
+    }
+    for (let layer = before.top; layer && layer !== common; layer = layer.base)
+      for (const key of layer.entries.keys()) keys.add(key);
+    const changes = new Map<string, EventRef | undefined>();
+    for (const key of keys) {
+      const now = this.getKey(key);
+      if (now?.eventId !== before.getKey(key)?.eventId) changes.set(key, now);
+    }
+    return changes;
+  }
+
   /** The state as `protocol/` takes it. */
   toMap(): Map<string, string> {
     const map = new Map<string, string>();

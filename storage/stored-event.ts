@@ -47,6 +47,8 @@ export class StoredEvent implements RoomEvent {
   readonly transaction: EventTransaction | undefined;
   /** The redaction that emptied this event. */
   redactedBy: StoredEvent | undefined;
+  /** Whether other events relate to this one; `undefined` while nobody has looked. */
+  hasRelations: boolean | undefined;
   #pdu: Pdu;
   #json: string | undefined;
   #clientHead: string | undefined;
@@ -127,27 +129,4 @@ export class StoredEvent implements RoomEvent {
     }
     return this.#clientHead;
   }
-}
-
-/** Reads an event from its stored parts without working out its id again. */
-export function eventFromPdu(pdu: Pdu, eventId: string, roomId: string, version: RoomVersion): RoomEvent {
-  const ids = (list: unknown): string[] =>
-    Array.isArray(list) ? list.map((entry) => (Array.isArray(entry) ? String(entry[0]) : String(entry))) : [];
-  const content = pdu.content as JsonObject;
-  const redacts = version.redactsInContent ? content.redacts : pdu.redacts;
-  return {
-    version,
-    eventId,
-    roomId,
-    type: pdu.type as string,
-    sender: pdu.sender as string,
-    stateKey: typeof pdu.state_key === 'string' ? pdu.state_key : undefined,
-    content,
-    originServerTs: pdu.origin_server_ts as number,
-    depth: pdu.depth as number,
-    authEvents: ids(pdu.auth_events),
-    prevEvents: ids(pdu.prev_events),
-    redacts: typeof redacts === 'string' ? redacts : undefined,
-    pdu,
-  };
 }

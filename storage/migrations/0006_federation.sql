@@ -2,7 +2,7 @@
 CREATE TABLE server_keys (
   server_name text NOT NULL,
   key_id text NOT NULL,
-  public_key bytea NOT NULL,
+  public_key text NOT NULL,
   -- Valid until then; for a key of old_verify_keys, when it expired.
   valid_until_ts bigint NOT NULL,
   expired boolean NOT NULL,
