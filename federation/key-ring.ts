@@ -1,0 +1,189 @@
+import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
+import { signedText, signingServers } from '@trellis/protocol/make-event.ts';
+import { signableText, verifyKey, verifySignatureAsync } from '@trellis/protocol/signing.ts';
+import { LRUCache } from 'lru-cache';
+import { type KeyFetcher, limitConcurrency } from './key-fetcher.ts';
+import { type ServerKey, signaturesOf } from './key-response.ts';
+import type { KeyStore } from './key-store.ts';
+
+/** A signature that is missing, by a key that is not valid, or wrong. */
+export class SignatureError extends Error {
+  override readonly name = 'SignatureError';
+}
+
+/** One of this server's own keys: the one it signs with, or one that it used to. */
+export interface OwnKey {
+  keyId: string;
+  /** In unpadded Base64. */
+  publicKey: string;
+  /** When it was retired. */
+  expiredTs?: number;
+}
+
+/** When a key must have been valid. */
+interface KeyNeed {
+  server: string;
+  keyId: string;
+  /** `undefined` in room versions that do not look at validity. */
+  validAt: number | undefined;
+  /** Requests are signed by keys in use, never by old ones. */
+  inUse: boolean;
+}
+
+const FETCHES_AT_A_TIME = 32;
+const VERIFICATIONS_AT_A_TIME = 64;
+/** Signatures of one server looked at on one event. */
+const MAX_SIGNATURES = 10;
+
+/** Verifies signatures of other servers, finding their keys where needed. */
+export class KeyRing {
+  readonly #serverName: string;
+  readonly #own: Map<string, ServerKey>;
+  readonly #store: KeyStore;
+  readonly #fetcher: KeyFetcher;
+  readonly #clock: () => number;
+  /** Texts whose signature was right lately: transactions are sent again, events come by several ways. */
+  readonly #verified = new LRUCache<string, true>({ max: 20_000 });
+
+  constructor(options: {
+    serverName: string;
+    ownKeys: readonly OwnKey[];
+    store: KeyStore;
+    fetcher: KeyFetcher;
+    clock?: () => number;
+  }) {
+    this.#serverName = options.serverName;
+    this.#own = new Map(
+      options.ownKeys.map((key) => [
+        key.keyId,
+        {
+          keyId: key.keyId,
+          publicKey: key.publicKey,
+          validUntil: key.expiredTs ?? Number.MAX_SAFE_INTEGER,
+          expired: key.expiredTs !== undefined,
+        },
+      ]),
+    );
+    this.#store = options.store;
+    this.#fetcher = options.fetcher;
+    this.#clock = options.clock ?? Date.now;
+  }
+
+  /**
+   * Checks the signatures that each event needs (of its sender's server, and of others by room version and kind).
+   *
+   * @returns for each event id an error, or `undefined` when all its signatures are right
+   */
+  async verifyEventSignatures(events: readonly RoomEvent[]): Promise<Map<string, Error | undefined>> {
+    const needs = events.map((event) => neededSignatures(event));
+    const keys = await this.#keys(
+      needs.flatMap((of) => of.flatMap(({ candidates }) => candidates.map(({ need }) => need))),
+    );
+    const results = new Map<string, Error | undefined>();
+    await limitConcurrency(VERIFICATIONS_AT_A_TIME, events.entries(), async ([index, event]) => {
+      results.set(event.eventId, await this.#verifyEvent(event, needs[index]!, keys));
+    });
+    return results;
+  }
+
+  /** Checks that `server` has signed a JSON object with a key that is in use. */
+  async verifyJson(server: string, object: JsonObject): Promise<void> {
+    const text = signableText(object);
+    const candidates = signaturesOf(object, server).slice(0, MAX_SIGNATURES);
+    const needs = candidates.map(([keyId]) => ({ server, keyId, validAt: this.#clock(), inUse: true }));
+    const keys = await this.#keys(needs);
+    for (const [index, [, signature]] of candidates.entries()) {
+      const key = acceptable(keys, needs[index]!);
+      if (key && (await isSignatureAsync(key.publicKey, text, signature))) return;
+    }
+    throw new SignatureError(`no valid signature by ${server}`);
+  }
+
+  /** Checks an X-Matrix signature. */
+  async verifyRequest(origin: string, keyId: string, signature: string, text: string): Promise<void> {
+    const need: KeyNeed = { server: origin, keyId, validAt: this.#clock(), inUse: true };
+    const key = acceptable(await this.#keys([need]), need);
+    if (!key)
+      throw new MatrixError(401, 'M_UNAUTHORIZED', `No valid key ${keyId} of ${origin} could be found`);
+    if (!(await isSignatureAsync(key.publicKey, text, signature)))
+      throw new MatrixError(401, 'M_UNAUTHORIZED', `The request's signature by ${origin} is wrong`);
+  }
+
+  async #verifyEvent(
+    event: RoomEvent,
+    needed: readonly NeededSignature[],
+    keys: Keys,
+  ): Promise<Error | undefined> {
+    const text = signedText(event);
+    for (const { server, candidates } of needed) {
+      if (candidates.length === 0) return new SignatureError(`${event.eventId} is not signed by ${server}`);
+      let verified = false;
+      let found = false;
+      for (const { need, signature } of candidates) {
+        const key = acceptable(keys, need);
+        if (!key) continue;
+        found = true;
+        const mark = `${server} ${need.keyId} ${key.publicKey} ${signature} ${event.eventId}`;
+        // Event ids of room versions 1 and 2 do not stand for the content.
+        const known = event.version.eventIds !== 'server' && this.#verified.has(mark);
+        verified = known || (await isSignatureAsync(key.publicKey, text, signature));
+        if (verified && !known) this.#verified.set(mark, true);
+        if (verified) break;
+      }
+      if (!found)
+        return new SignatureError(`${event.eventId} is signed by no key of ${server} that is valid`);
+      if (!verified) return new SignatureError(`the signature of ${server} on ${event.eventId} is wrong`);
+    }
+    return undefined;
+  }
+
+  /** The keys of all servers in `needs`, asking for those that are not there or not valid long enough. */
+  async #keys(needs: readonly KeyNeed[]): Promise<Keys> {
+    const foreign = new Set(needs.map(({ server }) => server));
+    const hasOwn = foreign.delete(this.#serverName);
+    let keys: Keys = foreign.size > 0 ? await this.#store.get(foreign) : new Map();
+    const lacking = new Map<string, Map<string, number>>();
+    for (const need of needs) {
+      if (need.server === this.#serverName || acceptable(keys, need)) continue;
+      const ids = lacking.get(need.server) ?? new Map<string, number>();
+      lacking.set(need.server, ids);
+      ids.set(need.keyId, Math.max(ids.get(need.keyId) ?? 0, need.validAt ?? 0));
+    }
+    if (lacking.size > 0) {
+      await this.#fetcher.fetch(lacking, FETCHES_AT_A_TIME);
+      keys = await this.#store.get(foreign);
+    }
+    if (hasOwn) keys = new Map([...keys, [this.#serverName, this.#own]]);
+    return keys;
+  }
+}
+
+async function isSignatureAsync(publicKey: string, text: string, signature: string): Promise<boolean> {
+  const key = verifyKey(publicKey);
+  return key !== undefined && verifySignatureAsync(key, text, signature);
+}
+
+type Keys = ReadonlyMap<string, ReadonlyMap<string, ServerKey>>;
+
+interface NeededSignature {
+  server: string;
+  candidates: Array<{ need: KeyNeed; signature: string }>;
+}
+
+function neededSignatures(event: RoomEvent): NeededSignature[] {
+  const validAt = event.version.enforceKeyValidity ? event.originServerTs : undefined;
+  return [...signingServers(event)].map((server) => ({
+    server,
+    candidates: signaturesOf(event.pdu, server)
+      .slice(0, MAX_SIGNATURES)
+      .map(([keyId, signature]) => ({ need: { server, keyId, validAt, inUse: false }, signature })),
+  }));
+}
+
+function acceptable(keys: Keys, need: KeyNeed): ServerKey | undefined {
+  const key = keys.get(need.server)?.get(need.keyId);
+  if (!key || (need.inUse && key.expired)) return undefined;
+  if (need.validAt !== undefined && key.validUntil < need.validAt) return undefined;
+  return key;
+}

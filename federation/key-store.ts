@@ -1,0 +1,124 @@
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import type { Queryable } from '@trellis/storage/database.ts';
+import { LRUCache } from 'lru-cache';
+import type { ServerKey } from './key-response.ts';
+
+export interface StoredKeyResponse {
+  response: JsonObject;
+  fetchedTs: number;
+  validUntilTs: number;
+}
+
+interface KeyRow {
+  server_name: string;
+  key_id: string;
+  public_key: string;
+  valid_until_ts: number;
+  expired: boolean;
+}
+
+/** Keys of other servers in the database, with the servers that were asked for lately in memory. */
+export class KeyStore {
+  readonly #db: Queryable;
+  readonly #cache = new LRUCache<string, Map<string, ServerKey>>({ max: 20_000 });
+
+  constructor(db: Queryable) {
+    this.#db = db;
+  }
+
+  /** Keys of several servers: server name to key id to key. Servers without any are absent. */
+  async get(servers: Iterable<string>): Promise<Map<string, Map<string, ServerKey>>> {
+    const found = new Map<string, Map<string, ServerKey>>();
+    const missing: string[] = [];
+    for (const server of servers) {
+      const keys = this.#cache.get(server);
+      if (keys) found.set(server, keys);
+      else missing.push(server);
+    }
+    if (missing.length === 0) return found;
+    const rows = await this.#db.query<KeyRow>(
+      {
+        name: 'server_keys_of',
+        text: `SELECT server_name, key_id, public_key, valid_until_ts, expired
+               FROM server_keys WHERE server_name = ANY($1)`,
+      },
+      [missing],
+    );
+    for (const row of rows) {
+      const keys = found.get(row.server_name) ?? new Map<string, ServerKey>();
+      found.set(row.server_name, keys);
+      keys.set(row.key_id, {
+        keyId: row.key_id,
+        publicKey: row.public_key,
+        validUntil: row.valid_until_ts,
+        expired: row.expired,
+      });
+    }
+    for (const server of missing) {
+      const keys = found.get(server);
+      if (keys) this.#cache.set(server, keys);
+    }
+    return found;
+  }
+
+  /**
+   * Stores what a server says of its keys. A key that it names no longer stays as it was: events were signed
+   * with it, and its validity ends by itself. A retired key never comes back, and a notary's answer, which may be an
+   * old one played back, never replaces another key of the same name or shortens a validity.
+   */
+  async put(
+    server: string,
+    keys: readonly ServerKey[],
+    answer: StoredKeyResponse & { direct: boolean },
+  ): Promise<void> {
+    await this.#db.query(
+      `INSERT INTO server_keys AS known (server_name, key_id, public_key, valid_until_ts, expired)
+       SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[])
+       ON CONFLICT (server_name, key_id) DO UPDATE
+       SET public_key = excluded.public_key,
+           valid_until_ts = CASE
+             WHEN known.public_key <> excluded.public_key OR excluded.expired THEN excluded.valid_until_ts
+             ELSE greatest(known.valid_until_ts, excluded.valid_until_ts) END,
+           expired = excluded.expired
+       WHERE (known.public_key = excluded.public_key AND (excluded.expired OR NOT known.expired))
+          OR (known.public_key <> excluded.public_key AND $6)`,
+      [
+        server,
+        keys.map((key) => key.keyId),
+        keys.map((key) => key.publicKey),
+        keys.map((key) => key.validUntil),
+        keys.map((key) => key.expired),
+        answer.direct,
+      ],
+    );
+    await this.#db.query(
+      `INSERT INTO server_key_responses AS known (server_name, response, fetched_ts, valid_until_ts)
+       VALUES ($1, $2, $3, $4)
+       ON CONFLICT (server_name) DO UPDATE
+       SET response = excluded.response, fetched_ts = excluded.fetched_ts, valid_until_ts = excluded.valid_until_ts
+       WHERE $5 OR excluded.valid_until_ts > known.valid_until_ts`,
+      [server, JSON.stringify(answer.response), answer.fetchedTs, answer.validUntilTs, answer.direct],
+    );
+    this.#cache.delete(server);
+  }
+
+  /** Last answers of servers, for the notary. */
+  async responses(servers: readonly string[]): Promise<Map<string, StoredKeyResponse>> {
+    const rows = await this.#db.query<{
+      server_name: string;
+      response: string;
+      fetched_ts: number;
+      valid_until_ts: number;
+    }>('SELECT * FROM server_key_responses WHERE server_name = ANY($1)', [servers]);
+    return new Map(
+      rows.map((row) => [
+        row.server_name,
+        {
+          response: JSON.parse(row.response) as JsonObject,
+          fetchedTs: row.fetched_ts,
+          validUntilTs: row.valid_until_ts,
+        },
+      ]),
+    );
+  }
+}

@@ -1,0 +1,100 @@
+import type { Queryable } from '@trellis/storage/database.ts';
+
+export interface BackoffState {
+  failingSince: number;
+  failures: number;
+  /** No request is made before this. */
+  retryAfter: number;
+}
+
+const FIRST_INTERVAL = 2_000;
+const LONGEST_INTERVAL = 24 * 3_600_000;
+/** Destinations remembered as failing; beyond it the oldest are forgotten and simply tried again. */
+const MAX_ENTRIES = 100_000;
+
+/**
+ * Which destinations are not worth a request now: from 2 seconds after a first failure to a day, over restarts.
+ * A destination that answers, or that talks to us, is forgotten, so the usual case costs one look in a map.
+ */
+export class Backoff {
+  readonly #db: Queryable;
+  readonly #clock: () => number;
+  readonly #failing = new Map<string, BackoffState>();
+  readonly #listeners: Array<(destination: string) => void> = [];
+
+  constructor(db: Queryable, clock: () => number = Date.now) {
+    this.#db = db;
+    this.#clock = clock;
+  }
+
+  /** Reads what was failing when the process ended. */
+  async load(): Promise<void> {
+    const rows = await this.#db.query<{
+      destination: string;
+      failing_since_ts: number;
+      failures: number;
+      retry_after_ts: number;
+    }>('SELECT * FROM federation_backoff ORDER BY retry_after_ts DESC LIMIT $1', [MAX_ENTRIES]);
+    for (const row of rows) {
+      this.#failing.set(row.destination, {
+        failingSince: row.failing_since_ts,
+        failures: row.failures,
+        retryAfter: row.retry_after_ts,
+      });
+    }
+  }
+
+  /** The state of a destination that is failing. */
+  get(destination: string): BackoffState | undefined {
+    return this.#failing.get(destination);
+  }
+
+  /** When the destination may be tried again, `undefined` when it may be now. */
+  waitUntil(destination: string): number | undefined {
+    const state = this.#failing.get(destination);
+    return state && state.retryAfter > this.#clock() ? state.retryAfter : undefined;
+  }
+
+  /** Hears of destinations that were failing and answer again. */
+  onRecovered(listener: (destination: string) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  /** @param startedAt when the request began: requests that fail together count as one failure */
+  async failed(destination: string, startedAt: number): Promise<void> {
+    const now = this.#clock();
+    const before = this.#failing.get(destination);
+    if (before && before.retryAfter > startedAt) return;
+    const failures = (before?.failures ?? 0) + 1;
+    const interval = Math.min(FIRST_INTERVAL * 2 ** Math.min(failures - 1, 30), LONGEST_INTERVAL);
+    const state: BackoffState = {
+      failingSince: before?.failingSince ?? now,
+      failures,
+      // Spread by a fifth, so that what failed together is not tried together for ever.
+      retryAfter: Math.round(now + interval * (0.9 + Math.random() * 0.2)),
+    };
+    if (!before && this.#failing.size >= MAX_ENTRIES) await this.#evictOldest();
+    this.#failing.set(destination, state);
+    await this.#db.query(
+      `INSERT INTO federation_backoff (destination, failing_since_ts, failures, retry_after_ts)
+       VALUES ($1, $2, $3, $4)
+       ON CONFLICT (destination) DO UPDATE
+       SET failures = excluded.failures, retry_after_ts = excluded.retry_after_ts`,
+      [destination, state.failingSince, state.failures, state.retryAfter],
+    );
+  }
+
+  /** The destination answered us, or made a request that it signed. */
+  async reachable(destination: string): Promise<void> {
+    if (!this.#failing.delete(destination)) return;
+    for (const listener of this.#listeners) listener(destination);
+    await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [destination]);
+  }
+
+  async #evictOldest(): Promise<void> {
+    const oldest = this.#failing.keys().next().value;
+    if (oldest === undefined) return;
+    this.#failing.delete(oldest);
+    await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [oldest]);
+  }
+}
