@@ -1,90 +1,116 @@
 import { Buffer } from 'node:buffer';
-import { canonicalJson } from './canonical-json.ts';
-import { badJson, type MatrixError, tooLarge } from './errors.ts';
+import { badJson, tooLarge } from './errors.ts';
 import type { JsonObject, JsonValue, Pdu } from './event.ts';
-import { isEventId, isRoomId, parseUserId } from './identifiers.ts';
-import { hasOnlySafeNumbers } from './json.ts';
+import { canonicalEvent } from './hashes.ts';
+import { isEventId, isHashRoomId, isRoomId, isServerName, parseUserId, serverNameOf } from './identifiers.ts';
 import type { RoomVersion } from './room-versions.ts';
 
-/** Size of an event at the most, in bytes of canonical JSON (spec: "Size limits"). */
+/** Size of an event at the most, in bytes of canonical JSON (spec: client-server API, "Size limits"). */
 export const MAX_EVENT_BYTES = 65_536;
-const MAX_FIELD_BYTES = 255;
 const MAX_PREV_EVENTS = 20;
 const MAX_AUTH_EVENTS = 10;
+const MAX_FIELD_BYTES = 255;
 
 /**
- * Checks that a PDU has the event format of its room version and keeps within the size limits. Throws M_BAD_JSON,
- * M_TOO_LARGE. After this, members may be read without a further look at their types.
+ * Checks that a PDU has the event format of its room version (spec: "Event format" of each) and keeps within the
+ * size limits. Throws M_BAD_JSON, M_TOO_LARGE. After this, members may be read without a further look at their types.
+ *
+ * Integers beyond ±(2^53−1), which room versions 1 to 5 do not forbid, are refused where the format asks for an
+ * integer: `JSON.parse` has rounded them, so that no hash over them could be right.
  */
 export function checkPdu(pdu: JsonValue | undefined, version: RoomVersion): asserts pdu is Pdu {
   if (!isObject(pdu)) throw badJson('An event is an object');
-  checkFields(pdu, version);
-  if (version.strictCanonicalJson && !hasOnlySafeNumbers(pdu)) throw badJson('An event holds a number that is no integer');
-  const size = Buffer.byteLength(canonicalJson(pdu, { lax: !version.strictCanonicalJson }));
+  checkNames(pdu, version);
+  if (!isObject(pdu.content)) throw badJson('content is not an object');
+  checkAuthoriser(pdu.type, pdu.content, version);
+  if (!Number.isSafeInteger(pdu.origin_server_ts)) throw badJson('origin_server_ts is not an integer');
+  if (!Number.isSafeInteger(pdu.depth) || (pdu.depth as number) < 0)
+    throw badJson('depth is not an integer from 0 to 2^53−1');
+  checkReferences(pdu, 'prev_events', MAX_PREV_EVENTS, version);
+  checkReferences(pdu, 'auth_events', MAX_AUTH_EVENTS, version);
+  if (!isObject(pdu.hashes) || typeof pdu.hashes.sha256 !== 'string')
+    throw badJson('hashes.sha256 is missing');
+  checkSignatures(pdu.signatures);
+  if (pdu.unsigned !== undefined && !isObject(pdu.unsigned)) throw badJson('unsigned is not an object');
+  const size = Buffer.byteLength(canonicalEvent(pdu, version));
   if (size > MAX_EVENT_BYTES) throw tooLarge(`The event has ${size} bytes, more than ${MAX_EVENT_BYTES}`);
 }
 
-function checkFields(pdu: Pdu, version: RoomVersion): void {
-  requireString(pdu, 'type');
-  requireString(pdu, 'sender');
-  if (!parseUserId(pdu.sender as string)) throw badJson('sender is not a user id');
-  if (pdu.state_key !== undefined) requireString(pdu, 'state_key');
-  if (!isObject(pdu.content)) throw badJson('content is not an object');
-  if (!isInteger(pdu.origin_server_ts)) throw badJson('origin_server_ts is not an integer');
-  if (!isInteger(pdu.depth) || (pdu.depth as number) < 0) throw badJson('depth is not a positive integer');
+function checkNames(pdu: Pdu, version: RoomVersion): void {
+  const { type, state_key, sender, redacts, event_id } = pdu;
+  if (typeof type !== 'string') throw badJson('type is not a string');
+  checkLength('type', type);
+  if (state_key !== undefined) {
+    if (typeof state_key !== 'string') throw badJson('state_key is not a string');
+    checkLength('state_key', state_key);
+  }
+  if (typeof sender !== 'string') throw badJson('sender is not a string');
+  checkLength('sender', sender);
+  if (!parseUserId(sender)) throw badJson('sender is not a user id');
   checkRoomId(pdu, version);
-  if (version.eventIds === 'server' && !(typeof pdu.event_id === 'string' && isEventId(pdu.event_id)))
+  if (redacts !== undefined && !version.redactsInContent && typeof redacts !== 'string')
+    throw badJson('redacts is not a string');
+  if (version.eventIds !== 'server') return;
+  if (typeof event_id !== 'string') throw badJson('event_id is not a string');
+  checkLength('event_id', event_id);
+  if (!isEventId(event_id) || !isServerName(serverNameOf(event_id)))
     throw badJson('event_id is not an event id');
-  checkRefs(pdu, 'prev_events', MAX_PREV_EVENTS, version);
-  checkRefs(pdu, 'auth_events', MAX_AUTH_EVENTS, version);
-  if (!isObject(pdu.hashes) || typeof pdu.hashes.sha256 !== 'string') throw badJson('hashes.sha256 is missing');
-  checkSignatures(pdu.signatures);
-  if (pdu.unsigned !== undefined && !isObject(pdu.unsigned)) throw badJson('unsigned is not an object');
-  if (pdu.redacts !== undefined && !version.redactsInContent && typeof pdu.redacts !== 'string')
-    throw badJson('redacts is not an event id');
 }
 
-function checkRoomId(pdu: Pdu, version: RoomVersion): void {
-  if (version.roomIdIsCreateHash && pdu.type === 'm.room.create' && pdu.state_key === '') {
-    // The authorisation rules reject a create event with a room id; the format allows both.
-    if (pdu.room_id === undefined) return;
-  }
-  if (typeof pdu.room_id !== 'string' || !isRoomId(pdu.room_id)) throw badJson('room_id is not a room id');
+function checkRoomId({ type, state_key, room_id }: Pdu, version: RoomVersion): void {
+  // The create event has no room id since version 12. That it may have none is for the auth rules to say.
+  if (room_id === undefined && version.roomIdIsCreateHash && type === 'm.room.create' && state_key === '')
+    return;
+  if (typeof room_id !== 'string') throw badJson('room_id is not a string');
+  checkLength('room_id', room_id);
+  const isOne = version.roomIdIsCreateHash
+    ? isHashRoomId(room_id)
+    : isRoomId(room_id) && !isHashRoomId(room_id);
+  if (!isOne) throw badJson('room_id is not a room id of this room version');
 }
 
-function checkRefs(pdu: Pdu, name: 'prev_events' | 'auth_events', max: number, version: RoomVersion): void {
-  const refs = pdu[name];
-  if (!Array.isArray(refs)) throw badJson(`${name} is not a list`);
-  if (refs.length > max) throw badJson(`${name} holds more than ${max} events`);
-  for (const ref of refs) {
-    const id = version.eventIds === 'server' ? (Array.isArray(ref) ? ref[0] : undefined) : ref;
-    if (typeof id !== 'string' || !isEventId(id)) throw badJson(`${name} holds what is no event id`);
+/** Who authorised a restricted join has to have signed it (auth rules, "m.room.member"): only a user's server can. */
+function checkAuthoriser(type: JsonValue | undefined, content: JsonObject, version: RoomVersion): void {
+  const authoriser = content.join_authorised_via_users_server;
+  if (authoriser === undefined || !version.restrictedJoins || type !== 'm.room.member') return;
+  if (typeof authoriser !== 'string' || !parseUserId(authoriser))
+    throw badJson('join_authorised_via_users_server is not a user id');
+}
+
+/** Lists of event ids; in room versions 1 and 2 of pairs of event id and hashes. */
+function checkReferences(
+  pdu: Pdu,
+  name: 'prev_events' | 'auth_events',
+  max: number,
+  version: RoomVersion,
+): void {
+  const references = pdu[name];
+  if (!Array.isArray(references)) throw badJson(`${name} is not a list`);
+  if (references.length > max) throw badJson(`${name} holds more than ${max} events`);
+  for (const reference of references) {
+    const id = version.eventIds === 'server' ? idOfPair(reference) : reference;
+    if (typeof id !== 'string' || !isEventId(id))
+      throw badJson(`${name} holds what is no reference to an event`);
   }
+}
+
+function idOfPair(pair: JsonValue): JsonValue | undefined {
+  return Array.isArray(pair) && pair.length === 2 && isObject(pair[1]) ? pair[0] : undefined;
 }
 
 function checkSignatures(signatures: JsonValue | undefined): void {
   if (!isObject(signatures)) throw badJson('signatures is not an object');
-  for (const bySigner of Object.values(signatures)) {
-    if (!isObject(bySigner)) throw badJson('signatures holds what is no object');
-    for (const signature of Object.values(bySigner))
-      if (typeof signature !== 'string') throw badJson('signatures holds what is no string');
+  for (const byKey of Object.values(signatures)) {
+    if (!isObject(byKey)) throw badJson('signatures holds what is no object');
+    for (const key in byKey)
+      if (typeof byKey[key] !== 'string') throw badJson('signatures holds what is no string');
   }
 }
 
-function requireString(pdu: Pdu, name: 'type' | 'sender' | 'state_key'): void {
-  const value = pdu[name];
-  if (typeof value !== 'string') throw badJson(`${name} is not a string`);
-  const error = fieldTooLong(name, value);
-  if (error) throw error;
-}
-
-function fieldTooLong(name: string, value: string): MatrixError | undefined {
-  if (value.length <= MAX_FIELD_BYTES / 3 || Buffer.byteLength(value) <= MAX_FIELD_BYTES) return undefined;
-  return tooLarge(`${name} has more than ${MAX_FIELD_BYTES} bytes`);
-}
-
-function isInteger(value: JsonValue | undefined): boolean {
-  return typeof value === 'number' && Number.isSafeInteger(value);
+function checkLength(name: string, value: string): void {
+  // A UTF-16 unit is at most three bytes, so short ones need no counting.
+  if (value.length > MAX_FIELD_BYTES / 3 && Buffer.byteLength(value) > MAX_FIELD_BYTES)
+    throw tooLarge(`${name} has more than ${MAX_FIELD_BYTES} bytes`);
 }
 
 function isObject(value: JsonValue | undefined): value is JsonObject {

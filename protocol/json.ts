@@ -1,12 +1,14 @@
+import { MAX_DEPTH } from './canonical-json.ts';
 import { badJson, notJson } from './errors.ts';
 import type { JsonValue } from './event.ts';
 
-/** Objects and arrays inside each other at the most: deeper input only serves to exhaust stacks. */
-export const MAX_DEPTH = 100;
-
 /**
- * Reads JSON that someone else wrote. Throws M_NOT_JSON when it is none or nests too deeply; with `strict`, M_BAD_JSON for numbers that
- * canonical JSON forbids, also those that `JSON.parse` hides (`1.0`, `1e3`).
+ * Reads JSON that someone else wrote. Throws M_NOT_JSON when it is none, M_BAD_JSON when it nests deeper than
+ * `MAX_DEPTH`. A `__proto__` in it is a member like any other: it becomes an own property and no prototype.
+ *
+ * With `strict` the text must hold nothing that canonical JSON forbids: M_BAD_JSON for numbers that are not integers
+ * within ±(2^53−1) or not written as such (`1.0`, `1e3`, which `JSON.parse` hides), and for lone surrogates, which
+ * JSON can escape and UTF-8 cannot hold. Without, these pass: `canonicalJson` refuses what gets that far.
  */
 export function parseJson(text: string, { strict = false }: { strict?: boolean } = {}): JsonValue {
   let value: JsonValue;
@@ -15,43 +17,47 @@ export function parseJson(text: string, { strict = false }: { strict?: boolean }
   } catch {
     throw notJson('Not valid JSON');
   }
-  if (text.length > 2 * MAX_DEPTH) checkDepth(text);
-  if (strict) checkNumbers(text, value);
+  checkDepth(value, MAX_DEPTH);
+  if (strict) checkStrictly(text, value);
   return value;
 }
 
-/** Whether every number in the value is an integer that canonical JSON allows. */
-export function hasOnlySafeNumbers(value: JsonValue | undefined): boolean {
-  if (typeof value === 'number') return Number.isSafeInteger(value);
-  if (typeof value !== 'object' || value === null) return true;
-  if (Array.isArray(value)) return value.every(hasOnlySafeNumbers);
-  for (const key in value) if (!hasOnlySafeNumbers(value[key])) return false;
-  return true;
+function checkDepth(value: JsonValue, levels: number): void {
+  if (typeof value !== 'object' || value === null) return;
+  if (levels === 0) throw badJson(`JSON nests deeper than ${MAX_DEPTH} levels`);
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) checkDepth(value[i]!, levels - 1);
+  } else {
+    for (const key in value) checkDepth(value[key]!, levels - 1);
+  }
 }
 
-function checkNumbers(text: string, value: JsonValue): void {
+function checkStrictly(text: string, value: JsonValue): void {
   if (!hasOnlySafeNumbers(value)) throw badJson('Numbers must be integers within ±(2^53−1)');
-  // `1.0` and `1e3` are integers once parsed. Most texts hold nothing that looks like them, not even in a string.
-  if (!/[:,[]\s*-?\d+[.eE]/.test(text)) return;
-  JSON.parse(text, (_key, item, context?: { source?: string }) => {
-    if (typeof item === 'number' && context?.source !== undefined && /[.eE]/.test(context.source))
+  if (!mayHideSomething(text)) return;
+  JSON.parse(text, (key, item, context?: { source?: string }) => {
+    if (!key.isWellFormed() || (typeof item === 'string' && !item.isWellFormed()))
+      throw badJson('A string holds a lone surrogate');
+    if (typeof item === 'number' && /[.eE]/.test(context?.source ?? ''))
       throw badJson('Numbers must be written as integers');
     return item;
   });
 }
 
-/** Counts brackets outside strings. */
-function checkDepth(text: string): void {
-  let depth = 0;
-  let inString = false;
-  for (let i = 0; i < text.length; i++) {
-    const char = text.charCodeAt(i);
-    if (inString) {
-      if (char === 0x5c) i++;
-      else if (char === 0x22) inString = false;
-    } else if (char === 0x22) inString = true;
-    else if (char === 0x7b || char === 0x5b) {
-      if (++depth > MAX_DEPTH) throw notJson(`JSON nests deeper than ${MAX_DEPTH} levels`);
-    } else if (char === 0x7d || char === 0x5d) depth--;
-  }
+/** Most texts hold nothing that looks like `1.0` or `1e3`, not even in a string, and no escaped surrogate. */
+function mayHideSomething(text: string): boolean {
+  return (
+    /[:,[]\s*-?\d+[.eE]/.test(text) ||
+    /^\s*-?\d+[.eE]/.test(text) ||
+    text.includes('\\ud') ||
+    text.includes('\\uD')
+  );
+}
+
+function hasOnlySafeNumbers(value: JsonValue): boolean {
+  if (typeof value === 'number') return Number.isSafeInteger(value);
+  if (typeof value !== 'object' || value === null) return true;
+  if (Array.isArray(value)) return value.every(hasOnlySafeNumbers);
+  for (const key in value) if (!hasOnlySafeNumbers(value[key]!)) return false;
+  return true;
 }

@@ -21,40 +21,56 @@ const EVENT_KEYS_V1 = [
 ];
 const EVENT_KEYS_V11 = EVENT_KEYS_V1.filter((key) => !['prev_state', 'origin', 'membership'].includes(key));
 
-const POWER_LEVELS = ['ban', 'events', 'events_default', 'kick', 'redact', 'state_default', 'users', 'users_default'];
+const POWER_LEVELS = [
+  'ban',
+  'events',
+  'events_default',
+  'kick',
+  'redact',
+  'state_default',
+  'users',
+  'users_default',
+];
 
-type ContentKeys = Readonly<Record<string, readonly string[] | 'all'>>;
+type ContentKeys = ReadonlyMap<string, readonly string[] | 'all'>;
 
 /** Members of `content` that a redaction leaves, by event type, for each variant of the algorithm. */
-const content1: ContentKeys = {
-  'm.room.member': ['membership'],
-  'm.room.create': ['creator'],
-  'm.room.join_rules': ['join_rule'],
-  'm.room.power_levels': POWER_LEVELS,
-  'm.room.aliases': ['aliases'],
-  'm.room.history_visibility': ['history_visibility'],
-};
-const { 'm.room.aliases': _gone, ...content6 } = content1;
-const content8: ContentKeys = { ...content6, 'm.room.join_rules': ['join_rule', 'allow'] };
-const content9: ContentKeys = { ...content8, 'm.room.member': ['membership', 'join_authorised_via_users_server'] };
-const content11: ContentKeys = {
+const content6: ContentKeys = new Map([
+  ['m.room.member', ['membership']],
+  ['m.room.create', ['creator']],
+  ['m.room.join_rules', ['join_rule']],
+  ['m.room.power_levels', POWER_LEVELS],
+  ['m.room.history_visibility', ['history_visibility']],
+]);
+const content1: ContentKeys = new Map([...content6, ['m.room.aliases', ['aliases']]]);
+const content8: ContentKeys = new Map([...content6, ['m.room.join_rules', ['join_rule', 'allow']]]);
+const content9: ContentKeys = new Map([
+  ...content8,
+  ['m.room.member', ['membership', 'join_authorised_via_users_server']],
+]);
+const content11: ContentKeys = new Map<string, readonly string[] | 'all'>([
   ...content9,
-  'm.room.create': 'all',
-  'm.room.power_levels': [...POWER_LEVELS, 'invite'],
-  'm.room.redaction': ['redacts'],
-};
+  ['m.room.create', 'all'],
+  ['m.room.power_levels', [...POWER_LEVELS, 'invite']],
+  ['m.room.redaction', ['redacts']],
+]);
 const CONTENT_KEYS = { '1': content1, '6': content6, '8': content8, '9': content9, '11': content11 } as const;
 
-/** What is left of an event by the redaction algorithm of its room version (spec: "Redactions" of each). */
+/**
+ * What is left of an event by the redaction algorithm of its room version (spec: "Redactions" of each). Takes any
+ * object, as event ids are made of what is left.
+ */
 export function redact(pdu: Pdu, version: RoomVersion): Pdu {
   const rules = version.redactionRules;
+  const { type, content } = pdu;
+  const kept = typeof type === 'string' ? CONTENT_KEYS[rules].get(type) : undefined;
   const redacted = pick(pdu, rules === '11' ? EVENT_KEYS_V11 : EVENT_KEYS_V1);
-  const content = isObject(pdu.content) ? pdu.content : {};
-  const kept = typeof pdu.type === 'string' && Object.hasOwn(CONTENT_KEYS[rules], pdu.type) ? CONTENT_KEYS[rules][pdu.type] : undefined;
-  redacted.content = kept === 'all' ? content : pick(content, kept ?? []);
-  if (rules === '11' && pdu.type === 'm.room.member' && isObject(content.third_party_invite)) {
-    const signed = content.third_party_invite.signed;
-    if (signed !== undefined) redacted.content = { ...(redacted.content as JsonObject), third_party_invite: { signed } };
+  if (!isObject(content) || kept === undefined) redacted.content = {};
+  else redacted.content = kept === 'all' ? content : pick(content, kept);
+  if (rules === '11' && type === 'm.room.member' && isObject(content)) {
+    const { third_party_invite: invite } = content;
+    // An invite without `signed` leaves an empty object: the spec leaves that open, Synapse decided it.
+    if (isObject(invite)) (redacted.content as JsonObject).third_party_invite = pick(invite, ['signed']);
   }
   return redacted;
 }

@@ -10,7 +10,7 @@ import {
 import { LRUCache } from 'lru-cache';
 import { decodeBase64, encodeBase64 } from './base64.ts';
 import { canonicalJson } from './canonical-json.ts';
-import type { JsonObject } from './event.ts';
+import type { JsonObject, JsonValue } from './event.ts';
 
 /** DER headers of ed25519 keys, before the 32 raw bytes (RFC 8410). */
 const PRIVATE_HEADER = Buffer.from('302e020100300506032b657004220420', 'hex');
@@ -27,7 +27,11 @@ export class SigningKey {
   private constructor(keyId: string, seed: Buffer) {
     this.keyId = keyId;
     this.seedBase64 = encodeBase64(seed);
-    this.#key = createPrivateKey({ key: Buffer.concat([PRIVATE_HEADER, seed]), format: 'der', type: 'pkcs8' });
+    this.#key = createPrivateKey({
+      key: Buffer.concat([PRIVATE_HEADER, seed]),
+      format: 'der',
+      type: 'pkcs8',
+    });
     const publicKey = createPublicKey(this.#key).export({ format: 'der', type: 'spki' });
     this.publicKeyBase64 = encodeBase64(publicKey.subarray(PUBLIC_HEADER.length));
   }
@@ -40,7 +44,8 @@ export class SigningKey {
   static fromSeed(keyId: string, seedBase64: string): SigningKey {
     const seed = decodeBase64(seedBase64);
     if (seed?.length !== 32) throw new Error('a signing key is 32 bytes in Base64');
-    if (!/^ed25519:[A-Za-z0-9_]+$/.test(keyId)) throw new Error(`${keyId} is no key id: it looks like ed25519:a_1`);
+    if (!/^ed25519:[A-Za-z0-9_]+$/.test(keyId))
+      throw new Error(`${keyId} is no key id: it looks like ed25519:a_1`);
     return new SigningKey(keyId, seed);
   }
 
@@ -51,10 +56,12 @@ export class SigningKey {
 }
 
 /** Making a key object costs as much as verifying a signature, so they are kept. */
-const verifyKeys = new LRUCache<string, KeyObject>({ max: 10_000 });
+const verifyKeys = new LRUCache<string, VerifyKey>({ max: 10_000 });
+
+export type VerifyKey = KeyObject;
 
 /** A public key for `verifySignature`; `undefined` when the text is no ed25519 key. */
-export function verifyKey(publicKeyBase64: string): KeyObject | undefined {
+export function verifyKey(publicKeyBase64: string): VerifyKey | undefined {
   const cached = verifyKeys.get(publicKeyBase64);
   if (cached) return cached;
   const raw = decodeBase64(publicKeyBase64);
@@ -68,13 +75,17 @@ export function verifyKey(publicKeyBase64: string): KeyObject | undefined {
   }
 }
 
-export function verifySignature(key: KeyObject, text: string, signatureBase64: string): boolean {
+export function verifySignature(key: VerifyKey, text: string, signatureBase64: string): boolean {
   const signature = decodeBase64(signatureBase64);
   return signature?.length === 64 && nodeVerify(null, Buffer.from(text), key, signature);
 }
 
 /** The same off the event loop: for many signatures at once. */
-export function verifySignatureAsync(key: KeyObject, text: string, signatureBase64: string): Promise<boolean> {
+export function verifySignatureAsync(
+  key: VerifyKey,
+  text: string,
+  signatureBase64: string,
+): Promise<boolean> {
   const signature = decodeBase64(signatureBase64);
   if (signature?.length !== 64) return Promise.resolve(false);
   return new Promise((resolve) => {
@@ -83,21 +94,37 @@ export function verifySignatureAsync(key: KeyObject, text: string, signatureBase
 }
 
 /** The text that a JSON object's signatures are over: canonical, without `signatures` and `unsigned`. */
-export function signableText(object: JsonObject, options?: { lax?: boolean }): string {
-  const { signatures: _signatures, unsigned: _unsigned, ...rest } = object;
-  return canonicalJson(rest, options);
+export function signableText(object: JsonObject, options?: { lax: boolean }): string {
+  return canonicalJson({ ...object, signatures: undefined, unsigned: undefined }, options);
 }
 
 /** The object with a signature added (spec: appendices, "Signing JSON"). */
-export function signJson<T extends JsonObject>(object: T, serverName: string, key: SigningKey): T & { signatures: JsonObject } {
-  const signature = key.sign(signableText(object));
-  const before = (object.signatures ?? {}) as JsonObject;
-  const own = (before[serverName] ?? {}) as JsonObject;
-  return { ...object, signatures: { ...before, [serverName]: { ...own, [key.keyId]: signature } } };
+export function signJson<T extends JsonObject>(
+  object: T,
+  serverName: string,
+  key: SigningKey,
+): T & { signatures: JsonObject } {
+  return withSignature(object, serverName, key.keyId, key.sign(signableText(object)));
+}
+
+/** The object with one more signature beside those that it has. */
+export function withSignature<T extends JsonObject>(
+  object: T,
+  serverName: string,
+  keyId: string,
+  signature: string,
+): T & { signatures: JsonObject } {
+  const own = { ...signaturesBy(object, serverName), [keyId]: signature };
+  return { ...object, signatures: { ...asObject(object.signatures), [serverName]: own } };
 }
 
 /** Whether the object bears a valid signature of that name and key id. */
-export function verifyJson(object: JsonObject, serverName: string, keyId: string, publicKeyBase64: string): boolean {
+export function verifyJson(
+  object: JsonObject,
+  serverName: string,
+  keyId: string,
+  publicKeyBase64: string,
+): boolean {
   const key = verifyKey(publicKeyBase64);
   const signature = signatureOf(object, serverName, keyId);
   if (!key || signature === undefined) return false;
@@ -116,8 +143,10 @@ export function signatureOf(object: JsonObject, serverName: string, keyId: strin
 
 /** All of a server's signatures on an object, by key id. */
 export function signaturesBy(object: JsonObject, serverName: string): JsonObject {
-  const { signatures } = object;
-  if (typeof signatures !== 'object' || signatures === null || Array.isArray(signatures)) return {};
-  const own = Object.hasOwn(signatures, serverName) ? signatures[serverName] : undefined;
-  return typeof own === 'object' && own !== null && !Array.isArray(own) ? own : {};
+  const signatures = asObject(object.signatures);
+  return Object.hasOwn(signatures, serverName) ? asObject(signatures[serverName]) : {};
+}
+
+function asObject(value: JsonValue | undefined): JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? value : {};
 }
