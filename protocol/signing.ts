@@ -20,13 +20,14 @@ const PUBLIC_HEADER = Buffer.from('302a300506032b6570032100', 'hex');
 export class SigningKey {
   /** `ed25519:version` */
   readonly keyId: string;
-  readonly seedBase64: string;
   readonly publicKeyBase64: string;
+  // Private members do not get into logs.
+  readonly #seed: Buffer;
   readonly #key: KeyObject;
 
   private constructor(keyId: string, seed: Buffer) {
     this.keyId = keyId;
-    this.seedBase64 = encodeBase64(seed);
+    this.#seed = seed;
     this.#key = createPrivateKey({
       key: Buffer.concat([PRIVATE_HEADER, seed]),
       format: 'der',
@@ -47,6 +48,11 @@ export class SigningKey {
     if (!/^ed25519:[A-Za-z0-9_]+$/.test(keyId))
       throw new Error(`${keyId} is no key id: it looks like ed25519:a_1`);
     return new SigningKey(keyId, seed);
+  }
+
+  /** The secret itself, for whoever stores the key. */
+  get seedBase64(): string {
+    return encodeBase64(this.#seed);
   }
 
   /** The signature over a text's UTF-8, in unpadded Base64. */
