@@ -37,34 +37,63 @@ export function powerLevels(
   create: CreateView,
   version: RoomVersion,
 ): PowerLevels {
-  const users = objectAt(content?.users);
-  const events = objectAt(content?.events);
-  const notifications = objectAt(content?.notifications);
-  const level = (value: JsonValue | undefined, fallback: number) => levelOf(value, version) ?? fallback;
-  const entry = (object: JsonObject | undefined, key: string, fallback: number) =>
-    object && Object.hasOwn(object, key) ? level(object[key], fallback) : fallback;
-  return {
-    user(userId) {
-      if (version.privilegedCreators && isCreator(userId, create, version)) return Number.POSITIVE_INFINITY;
-      if (!content) return isCreator(userId, create, version) ? 100 : 0;
-      return entry(users, userId, level(content.users_default, 0));
-    },
-    toSend: (type, isState) =>
-      entry(events, type, isState ? level(content?.state_default, 50) : level(content?.events_default, 0)),
-    notifications: (key) => entry(notifications, key, 50),
-    get toInvite() {
-      return level(content?.invite, 0);
-    },
-    get toKick() {
-      return level(content?.kick, 50);
-    },
-    get toBan() {
-      return level(content?.ban, 50);
-    },
-    get toRedact() {
-      return level(content?.redact, 50);
-    },
-  };
+  return new LevelsInForce(content, create, version);
+}
+
+/** Reads each level when it is asked for: of thousands of users only a few matter to one event. */
+class LevelsInForce implements PowerLevels {
+  readonly #content: JsonObject | undefined;
+  readonly #create: CreateView;
+  readonly #version: RoomVersion;
+
+  constructor(content: JsonObject | undefined, create: CreateView, version: RoomVersion) {
+    this.#content = content;
+    this.#create = create;
+    this.#version = version;
+  }
+
+  user(userId: string): number {
+    const isPrivileged = this.#version.privilegedCreators || !this.#content;
+    if (isPrivileged && isCreator(userId, this.#create, this.#version))
+      return this.#version.privilegedCreators ? Number.POSITIVE_INFINITY : 100;
+    return this.#entry('users', userId) ?? this.#level('users_default', 0);
+  }
+
+  toSend(type: string, isState: boolean): number {
+    return (
+      this.#entry('events', type) ??
+      (isState ? this.#level('state_default', 50) : this.#level('events_default', 0))
+    );
+  }
+
+  notifications(key: string): number {
+    return this.#entry('notifications', key) ?? 50;
+  }
+
+  get toInvite(): number {
+    return this.#level('invite', 0);
+  }
+
+  get toKick(): number {
+    return this.#level('kick', 50);
+  }
+
+  get toBan(): number {
+    return this.#level('ban', 50);
+  }
+
+  get toRedact(): number {
+    return this.#level('redact', 50);
+  }
+
+  #level(name: string, fallback: number): number {
+    return levelOf(this.#content?.[name], this.#version) ?? fallback;
+  }
+
+  #entry(name: 'users' | 'events' | 'notifications', key: string): number | undefined {
+    const map = objectAt(this.#content?.[name]);
+    return map && Object.hasOwn(map, key) ? levelOf(map[key], this.#version) : undefined;
+  }
 }
 
 function isCreator(userId: string, create: CreateView, version: RoomVersion): boolean {

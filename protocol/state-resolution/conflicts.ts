@@ -14,8 +14,10 @@ export function divide(states: readonly StateMap[]): Conflicts {
   const unconflicted: StateMap = new Map();
   const [first, ...others] = states;
   const sets: string[][] = states.map(() => []);
-  for (const [key, eventId] of first ?? [])
-    if (others.every((state) => state.get(key) === eventId)) unconflicted.set(key, eventId);
+  next: for (const [key, eventId] of first ?? []) {
+    for (const other of others) if (other.get(key) !== eventId) continue next;
+    unconflicted.set(key, eventId);
+  }
   for (const [i, state] of states.entries()) {
     if (state.size === unconflicted.size) continue;
     for (const [key, eventId] of state) if (!unconflicted.has(key)) sets[i]!.push(eventId);
