@@ -69,7 +69,7 @@ function fork(version: RoomVersion, size: number, conflicted: number): Fork {
   const create = add('m.room.create', admin, '', { room_version: version.id }, []);
   const root = version.roomIdIsCreateHash ? [] : [create];
   const join = add('m.room.member', admin, admin, { membership: 'join' }, root);
-  const users = version.privilegedCreators ? {} : { [admin]: 100 };
+  const users: JsonObject = version.privilegedCreators ? {} : { [admin]: 100 };
   const levels = add('m.room.power_levels', admin, '', { users }, [...root, join]);
   const rules = add('m.room.join_rules', admin, '', { join_rule: 'public' }, [...root, join, levels]);
   const base: StateMap = new Map([
