@@ -1,0 +1,155 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { deflateSync } from 'node:zlib';
+import { type Client, type Json, path, request } from './harness/client.ts';
+import { startServer, type TestServer } from './harness/server.ts';
+
+/** A PNG in one colour, by hand: the tests need no image library. */
+function png(width: number, height: number): Buffer {
+  const chunk = (type: string, data: Buffer) => {
+    const body = Buffer.concat([Buffer.from(type), data]);
+    const out = Buffer.alloc(body.length + 8);
+    out.writeUInt32BE(data.length, 0);
+    body.copy(out, 4);
+    out.writeUInt32BE(crc32(body), body.length + 4);
+    return out;
+  };
+  const header = Buffer.alloc(13);
+  header.writeUInt32BE(width, 0);
+  header.writeUInt32BE(height, 4);
+  header.set([8, 2, 0, 0, 0], 8);
+  const rows = Buffer.alloc((width * 3 + 1) * height, 0x7f);
+  for (let y = 0; y < height; y++) rows[y * (width * 3 + 1)] = 0;
+  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  return Buffer.concat([
+    signature,
+    chunk('IHDR', header),
+    chunk('IDAT', deflateSync(rows)),
+    chunk('IEND', Buffer.alloc(0)),
+  ]);
+}
+
+function crc32(bytes: Buffer): number {
+  let crc = ~0;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let k = 0; k < 8; k++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1;
+  }
+  return ~crc >>> 0;
+}
+
+const sizeOf = (image: Buffer) => [image.readUInt32BE(16), image.readUInt32BE(20)];
+
+describe('media', () => {
+  let server: TestServer;
+  let alice: Client;
+  before(async () => {
+    server = await startServer({ name: 'media' });
+    alice = await server.register('alice');
+  });
+  after(() => server.close());
+
+  const upload = async (bytes: Buffer, type: string, filename?: string): Promise<string> => {
+    const answer = await alice.request('POST', '/_matrix/media/v3/upload', {
+      raw: bytes,
+      headers: { 'content-type': type },
+      query: { filename },
+    });
+    assert.equal(answer.status, 200, JSON.stringify(answer.body));
+    return answer.body.content_uri;
+  };
+  const ask = (what: string, uri: string, rest = '', query: Json = {}, token?: string | null) => {
+    const [, name, id] = /^mxc:\/\/([^/]+)\/(.+)$/.exec(uri)!;
+    return alice.request('GET', `/_matrix/client/v1/media/${what}${path`/${name!}/${id!}`}${rest}`, {
+      query,
+      token,
+    });
+  };
+  const bytesOf = async (answer: Awaited<ReturnType<typeof ask>>) =>
+    Buffer.isBuffer(answer.body) ? answer.body : Buffer.from(JSON.stringify(answer.body));
+
+  it('come back byte by byte, with their type and name', async () => {
+    const bytes = Buffer.from(Array.from({ length: 5000 }, (_, i) => i % 256));
+    const uri = await upload(bytes, 'application/x-odd', 'ünï code.bin');
+    assert.match(uri, new RegExp(`^mxc://${server.serverName}/[A-Za-z0-9_-]+$`));
+    const answer = await ask('download', uri);
+    assert.equal(answer.status, 200);
+    assert.ok((await bytesOf(answer)).equals(bytes));
+    assert.equal(answer.headers.get('content-type'), 'application/x-odd');
+    assert.match(
+      answer.headers.get('content-disposition')!,
+      /^attachment; filename\*=utf-8''%C3%BCn%C3%AF%20code\.bin$/i,
+    );
+    assert.match(answer.headers.get('content-security-policy')!, /sandbox/);
+    const named = await ask('download', uri, '/other.bin');
+    assert.match(named.headers.get('content-disposition')!, /other\.bin/);
+  });
+
+  it('are shown inline only when they are harmless', async () => {
+    const image = await ask('download', await upload(png(2, 2), 'image/png', 'dot.png'));
+    assert.match(image.headers.get('content-disposition')!, /^inline/);
+    for (const type of ['text/html', 'image/svg+xml', 'application/javascript']) {
+      const answer = await ask('download', await upload(Buffer.from('<script>alert(1)</script>'), type));
+      assert.match(answer.headers.get('content-disposition')!, /^attachment/, type);
+    }
+  });
+
+  it('need a token', async () => {
+    const uri = await upload(png(2, 2), 'image/png');
+    assert.equal((await ask('download', uri, '', {}, null)).status, 401);
+    const raw = await request(server.url, 'POST', '/_matrix/media/v3/upload', { raw: 'x' });
+    assert.deepEqual([raw.status, raw.body.errcode], [401, 'M_MISSING_TOKEN']);
+  });
+
+  it('are not found when they are not there, whatever the path says', async () => {
+    for (const id of ['nothing', '..', '../../etc/passwd', '%2e%2e', 'a'.repeat(500)]) {
+      const answer = await ask('download', `mxc://${server.serverName}/${id}`);
+      assert.ok([400, 404].includes(answer.status), `${id}: ${answer.status}`);
+    }
+  });
+
+  it('have thumbnails, scaled or cropped', async () => {
+    const uri = await upload(png(640, 480), 'image/png');
+    const scaled = await ask('thumbnail', uri, '', { width: 320, height: 320, method: 'scale' });
+    assert.equal(scaled.status, 200);
+    assert.match(scaled.headers.get('content-type')!, /^image\/(png|jpeg|webp)$/);
+    if (scaled.headers.get('content-type') === 'image/png') assert.deepEqual(sizeOf(scaled.body), [320, 240]);
+    const cropped = await ask('thumbnail', uri, '', { width: 96, height: 96, method: 'crop' });
+    if (cropped.headers.get('content-type') === 'image/png') assert.deepEqual(sizeOf(cropped.body), [96, 96]);
+    assert.equal((await ask('thumbnail', uri, '', { width: -1, height: 'x' })).status, 400);
+    const text = await ask('thumbnail', await upload(Buffer.from('no picture'), 'text/plain'), '', {
+      width: 32,
+      height: 32,
+    });
+    assert.ok(text.status >= 400 && text.status < 500, String(text.status));
+  });
+
+  it('can be announced before they are uploaded', async () => {
+    const { content_uri, unused_expires_at } = (await alice.request('POST', '/_matrix/media/v1/create')).body;
+    assert.ok(unused_expires_at > Date.now());
+    const early = await ask('download', content_uri, '', { timeout_ms: 100 });
+    assert.deepEqual([early.status, early.body.errcode], [504, 'M_NOT_YET_UPLOADED']);
+    const id = content_uri.split('/').at(-1);
+    const put = () =>
+      alice.request('PUT', `/_matrix/media/v3/upload/${server.serverName}/${id}`, {
+        raw: 'later',
+        headers: { 'content-type': 'text/plain' },
+      });
+    const waiting = ask('download', content_uri, '', { timeout_ms: 10_000 });
+    assert.equal((await put()).status, 200);
+    assert.equal((await bytesOf(await waiting)).toString(), 'later');
+    const again = await put();
+    assert.deepEqual([again.status, again.body.errcode], [409, 'M_CANNOT_OVERWRITE_MEDIA']);
+  });
+
+  it('say how large they may be, and keep to it', async () => {
+    const config = await alice.get('/v1/media/config');
+    assert.ok(config['m.upload.size'] > 1_000_000);
+    const headers = { 'content-type': 'text/plain' };
+    const raw = Buffer.alloc(config['m.upload.size'] + 1);
+    const answer = await alice
+      .request('POST', '/_matrix/media/v3/upload', { raw, headers })
+      .catch(() => undefined);
+    if (answer) assert.deepEqual([answer.status, answer.body.errcode], [413, 'M_TOO_LARGE']);
+  });
+});

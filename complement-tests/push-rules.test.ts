@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { type Client, type Json, path, refused } from './harness/client.ts';
+import { startServer, type TestServer } from './harness/server.ts';
+
+describe('push rules and unread counts', () => {
+  let server: TestServer;
+  let alice: Client;
+  let bob: Client;
+  before(async () => {
+    server = await startServer({ name: 'push-rules' });
+    alice = await server.register('alice');
+    bob = await server.register('bob');
+  });
+  after(() => server.close());
+
+  it('start with the predefined rules', async () => {
+    const { global } = await alice.get('/v3/pushrules/');
+    for (const kind of ['override', 'content', 'room', 'sender', 'underride'])
+      assert.ok(Array.isArray(global[kind]), kind);
+    const ids = (kind: string) => global[kind].map((rule: Json) => rule.rule_id);
+    assert.equal(ids('override')[0], '.m.rule.master');
+    for (const id of [
+      '.m.rule.suppress_notices',
+      '.m.rule.invite_for_me',
+      '.m.rule.is_user_mention',
+      '.m.rule.reaction',
+    ])
+      assert.ok(ids('override').includes(id), id);
+    assert.deepEqual(ids('underride').slice(0, 5), [
+      '.m.rule.call',
+      '.m.rule.encrypted_room_one_to_one',
+      '.m.rule.room_one_to_one',
+      '.m.rule.message',
+      '.m.rule.encrypted',
+    ]);
+  });
+
+  it('can be made, put in order, changed and taken away', async () => {
+    const rule = (id: string) => `/v3/pushrules/global/content/${encodeURIComponent(id)}`;
+    const { global } = await alice.get('/v3/pushrules/');
+    const before = global.content.length;
+    await alice.put(rule('cake'), { pattern: 'cake', actions: ['notify'] });
+    await alice.api('PUT', rule('tea'), { pattern: 'tea', actions: [] }, { query: { after: 'cake' } });
+    await alice.api('PUT', rule('milk'), { pattern: 'milk', actions: [] }, { query: { before: 'tea' } });
+    const content = (await alice.get('/v3/pushrules/')).global.content;
+    assert.equal(content.length, before + 3);
+    const own = content.filter((r: Json) => !r.default).map((r: Json) => r.rule_id);
+    assert.deepEqual(own, ['cake', 'milk', 'tea']);
+    await alice.put(`${rule('cake')}/enabled`, { enabled: false });
+    assert.equal((await alice.get(rule('cake'))).enabled, false);
+    await alice.put(`${rule('cake')}/actions`, { actions: ['notify', { set_tweak: 'highlight' }] });
+    assert.deepEqual((await alice.get(`${rule('cake')}/actions`)).actions, [
+      'notify',
+      { set_tweak: 'highlight' },
+    ]);
+    await alice.delete(rule('cake'));
+    await refused(alice.get(rule('cake')), 404, 'M_NOT_FOUND');
+  });
+
+  it('come down the sync when they change', async () => {
+    await alice.syncUntil('now', () => true);
+    await alice.put('/v3/pushrules/global/override/.m.rule.suppress_notices/enabled', { enabled: false });
+    await alice.syncUntil('the rules', (s) =>
+      s.account_data?.events?.some((e: Json) => e.type === 'm.push_rules'),
+    );
+  });
+
+  it('refuse what makes no sense', async () => {
+    const put = (target: string, body: Json) => alice.put(`/v3/pushrules/global/${target}`, body);
+    await refused(put('nonsense/x', { actions: [] }), 400);
+    await refused(put('content/x', { actions: ['notify'] }), 400);
+    await refused(put('content/.m.rule.mine', { pattern: 'x', actions: [] }), 400);
+    await refused(put('override/x', { actions: [{ set_tweak: 7 }], conditions: [] }), 400);
+    await refused(alice.delete('/v3/pushrules/global/override/.m.rule.master'), 400);
+    await refused(
+      alice.put('/v3/pushrules/global/override/unknown/enabled', { enabled: true }),
+      404,
+      'M_NOT_FOUND',
+    );
+    await refused(alice.get('/v3/pushrules/global/override/unknown'), 404, 'M_NOT_FOUND');
+  });
+
+  describe('count what is unread', () => {
+    const counts = async (room: string) => {
+      const { unread_notifications: n } = (await bob.sync()).rooms.join[room];
+      return [n.notification_count, n.highlight_count];
+    };
+
+    it('messages, and mentions among them, until they are read', async () => {
+      const room = await alice.createRoom();
+      await bob.join(room);
+      assert.deepEqual(await counts(room), [0, 0]);
+      await alice.sendText(room, 'one');
+      await alice.sendText(room, 'two');
+      const last = await alice.send(room, 'm.room.message', {
+        msgtype: 'm.text',
+        body: 'three',
+        'm.mentions': { user_ids: [bob.userId] },
+      });
+      assert.deepEqual(await counts(room), [3, 1]);
+      await bob.post(path`/v3/rooms/${room}/receipt/m.read/${last}`);
+      assert.deepEqual(await counts(room), [0, 0]);
+      await alice.send(room, 'm.room.message', { msgtype: 'm.notice', body: 'a bot says' });
+      await alice.send(room, 'm.reaction', {
+        'm.relates_to': { rel_type: 'm.annotation', event_id: last, key: '👍' },
+      });
+      await alice.sendText(room, 'four');
+      const expected = (await bob.get('/v3/pushrules/global/override/.m.rule.suppress_notices')).enabled
+        ? 1
+        : 2;
+      assert.deepEqual(await counts(room), [expected, 0]);
+    });
+
+    it('not in a room that is muted', async () => {
+      const room = await alice.createRoom();
+      await bob.join(room);
+      await bob.put(path`/v3/pushrules/global/room/${room}`, { actions: [] });
+      await alice.sendText(room, 'hush');
+      assert.deepEqual(await counts(room), [0, 0]);
+    });
+  });
+
+  it('list what was notified', async () => {
+    const room = await alice.createRoom();
+    await bob.join(room);
+    const id = await alice.sendText(room, 'for the list');
+    const { notifications } = await bob.get('/v3/notifications', { limit: 5 });
+    assert.equal(notifications[0].event.event_id, id);
+    assert.equal(notifications[0].read, false);
+  });
+});
