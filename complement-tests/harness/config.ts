@@ -7,10 +7,34 @@ interface Settings {
   clientPort: number;
   federationPort: number;
   certificate: Certificate;
+  /** Merged over the rest, object by object. */
   extra: Json;
 }
 
-/** The configuration of a server under test: everything on loopback, no limits, cheap password hashes. */
+/** The configuration of a server under test: everything on loopback, no rate limits, cheap password hashes. */
 export function writeConfig(settings: Settings): string {
-  return stringify(settings);
+  const { certFile, keyFile } = settings.certificate;
+  const config = {
+    server_name: `127.0.0.1:${settings.federationPort}`,
+    data_dir: settings.dataDir,
+    public_url: `http://127.0.0.1:${settings.clientPort}`,
+    http: { host: '127.0.0.1', port: settings.clientPort },
+    tls: { host: '127.0.0.1', port: settings.federationPort, certificate: certFile, key: keyFile },
+    registration: { open: true },
+    passwords: { memory_kib: 64, passes: 1 },
+    rate_limits: { enabled: false },
+    federation: { ca_file: certFile, deny_addresses: [] },
+    log: { level: 'info' },
+  };
+  return stringify(merge(config, settings.extra));
 }
+
+function merge(base: Json, over: Json): Json {
+  if (!isObject(base) || !isObject(over)) return over;
+  const merged = { ...base };
+  for (const [key, value] of Object.entries(over))
+    merged[key] = key in base ? merge(base[key], value) : value;
+  return merged;
+}
+
+const isObject = (value: Json) => typeof value === 'object' && value !== null && !Array.isArray(value);
