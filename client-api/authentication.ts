@@ -10,6 +10,8 @@ export interface Requester {
   readonly tokenId: string;
   readonly isGuest: boolean;
   readonly isAdmin: boolean;
+  /** The account is suspended (spec: "Account suspension"): see `requireActive`. */
+  readonly isSuspended?: boolean;
   /** Set when the request was made with an application service's `as_token`. */
   readonly appserviceId: string | undefined;
 }
@@ -17,7 +19,14 @@ export interface Requester {
 /** Finds the owner of an access token. Throws M_UNKNOWN_TOKEN (401), M_USER_LOCKED and the like. */
 export type Authenticate = (
   token: string,
-  request: { userId?: string; deviceId?: string; ip: string; userAgent: string | undefined },
+  request: {
+    userId?: string;
+    deviceId?: string;
+    ip: string;
+    userAgent: string | undefined;
+    /** Accept users whose account is locked. */
+    allowLocked?: boolean;
+  },
 ) => Promise<Requester>;
 
 declare module 'fastify' {
@@ -29,6 +38,8 @@ declare module 'fastify' {
     auth?: 'user' | 'optional' | 'none';
     /** Guests may call this endpoint (spec: "Guest Access"); others answer M_GUEST_ACCESS_FORBIDDEN. */
     guests?: boolean;
+    /** Users whose account is locked may call this endpoint (spec: "Account locking"). */
+    locked?: boolean;
   }
 }
 
@@ -36,7 +47,7 @@ declare module 'fastify' {
 export function authenticateRequests(app: FastifyInstance, authenticate: Authenticate): void {
   app.decorateRequest('requester', undefined);
   app.addHook('onRequest', async (request) => {
-    const { auth = 'user', guests = false } = request.routeOptions.config;
+    const { auth = 'user', guests = false, locked = false } = request.routeOptions.config;
     if (auth === 'none') return;
     const token = accessToken(request);
     if (token === undefined) {
@@ -49,6 +60,7 @@ export function authenticateRequests(app: FastifyInstance, authenticate: Authent
       deviceId: query.device_id ?? query['org.matrix.msc3202.device_id'],
       ip: request.ip,
       userAgent: request.headers['user-agent'],
+      allowLocked: locked,
     });
     if (requester.isGuest && !guests)
       throw new MatrixError(403, 'M_GUEST_ACCESS_FORBIDDEN', 'Guests may not do this');
@@ -69,7 +81,15 @@ export function requireSelf(request: FastifyRequest, userId: string): Requester 
   return requester;
 }
 
-function accessToken(request: FastifyRequest): string | undefined {
+/** For what suspended users may not do: join, invite, send, change their profile, redact what others sent. */
+export function requireActive(requester: Requester): Requester {
+  if (requester.isSuspended)
+    throw new MatrixError(403, 'M_USER_SUSPENDED', 'You cannot perform this action while suspended');
+  return requester;
+}
+
+/** The access token of a request, if it has one. */
+export function accessToken(request: FastifyRequest): string | undefined {
   const header = request.headers.authorization;
   if (header !== undefined) {
     const match = /^Bearer +(\S+)$/i.exec(header);

@@ -115,7 +115,7 @@ export class KeyRing {
     needed: readonly NeededSignature[],
     keys: Keys,
   ): Promise<Error | undefined> {
-    const text = signedText(event);
+    const text = signedText(event.pdu, event.version);
     for (const { server, candidates } of needed) {
       if (candidates.length === 0) return new SignatureError(`${event.eventId} is not signed by ${server}`);
       let verified = false;

@@ -1,0 +1,94 @@
+import sharp from 'sharp';
+import type { ThumbnailKey } from './thumbnail-table.ts';
+
+export type ImageType = 'image/png' | 'image/jpeg' | 'image/gif' | 'image/webp' | 'image/avif';
+
+// Only the decoders of these types, whatever a file says that it is: libvips would take SVG, PDF, TIFF and more.
+sharp.block({ operation: ['VipsForeignLoad'] });
+sharp.unblock({
+  operation: [
+    'VipsForeignLoadPngBuffer',
+    'VipsForeignLoadJpegBuffer',
+    'VipsForeignLoadNsgifBuffer',
+    'VipsForeignLoadWebpBuffer',
+    'VipsForeignLoadHeifBuffer',
+  ],
+});
+sharp.cache(false);
+sharp.concurrency(1);
+
+const MAX_FRAMES = 200;
+
+/** What a file is by its first bytes; what its sender says it is does not count. */
+export function sniffImage(head: Buffer): ImageType | undefined {
+  const ascii = (from: number, to: number) => head.toString('latin1', from, to);
+  if (head.length < 12) return undefined;
+  if (head.readUInt32BE(0) === 0x89504e47 && head.readUInt32BE(4) === 0x0d0a1a0a) return 'image/png';
+  if (head[0] === 0xff && head[1] === 0xd8 && head[2] === 0xff) return 'image/jpeg';
+  if (ascii(0, 6) === 'GIF87a' || ascii(0, 6) === 'GIF89a') return 'image/gif';
+  if (ascii(0, 4) === 'RIFF' && ascii(8, 12) === 'WEBP') return 'image/webp';
+  if (ascii(4, 8) === 'ftyp' && (ascii(8, 12) === 'avif' || ascii(8, 12) === 'avis')) return 'image/avif';
+  return undefined;
+}
+
+export interface ImageSize {
+  width: number;
+  height: number;
+  frames: number;
+}
+
+/** The picture's size as it is shown, without decoding it. Throws for what is no image after all. */
+export async function imageSize(image: Buffer, maxPixels: number): Promise<ImageSize> {
+  const { width, height, pages, pageHeight, orientation } = await sharp(image, {
+    limitInputPixels: maxPixels,
+    animated: true,
+  }).metadata();
+  const shownHeight = pageHeight ?? height;
+  const turned = orientation !== undefined && orientation >= 5;
+  return turned
+    ? { width: shownHeight, height: width, frames: pages ?? 1 }
+    : { width, height: shownHeight, frames: pages ?? 1 };
+}
+
+/** A smaller picture: without metadata, upright, never enlarged. */
+export async function makeThumbnail(
+  image: Buffer,
+  type: ImageType,
+  key: ThumbnailKey,
+  maxPixels: number,
+): Promise<{ data: Buffer; contentType: string }> {
+  const source = sharp(image, {
+    limitInputPixels: maxPixels,
+    failOn: 'error',
+    sequentialRead: true,
+    pages: key.animated ? MAX_FRAMES_OR_ALL : 1,
+  });
+  const resized = source.autoOrient().resize({
+    width: key.width,
+    height: key.height,
+    fit: key.method === 'crop' ? 'cover' : 'inside',
+    withoutEnlargement: true,
+  });
+  if (key.animated)
+    return { data: await resized.webp({ quality: 80 }).toBuffer(), contentType: 'image/webp' };
+  const opaque =
+    type === 'image/jpeg' ||
+    (type !== 'image/png' && type !== 'image/gif' && !(await hasAlpha(image, maxPixels)));
+  if (opaque)
+    return {
+      data: await resized.jpeg({ quality: 80, mozjpeg: false }).toBuffer(),
+      contentType: 'image/jpeg',
+    };
+  return { data: await resized.png({ compressionLevel: 8 }).toBuffer(), contentType: 'image/png' };
+}
+
+/** -1 reads all frames; `canAnimate` has counted them. */
+const MAX_FRAMES_OR_ALL = -1;
+
+export function canAnimate(size: ImageSize, maxPixels: number): boolean {
+  return size.frames > 1 && size.frames <= MAX_FRAMES && size.width * size.height * size.frames <= maxPixels;
+}
+
+async function hasAlpha(image: Buffer, maxPixels: number): Promise<boolean> {
+  return (await sharp(image, { limitInputPixels: maxPixels }).metadata()).hasAlpha;
+}

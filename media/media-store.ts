@@ -1,0 +1,24 @@
+import type { Readable } from 'node:stream';
+
+/** Where the bytes of media are kept, each content once under its hash. */
+export interface MediaStore {
+  /** Takes content in without making it part of the store yet. Throws `ContentTooLargeError` beyond `maxBytes`. */
+  stage(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<StagedContent>;
+  /** The content or the part from `start` to `end` (inclusive). */
+  read(sha256: Buffer, range?: { start: number; end: number }): Readable;
+  has(sha256: Buffer): Promise<boolean>;
+  delete(sha256: Buffer): Promise<void>;
+}
+
+export interface StagedContent {
+  readonly sha256: Buffer;
+  readonly size: number;
+  /** Makes it part of the store; content that is there already is left as it is. */
+  commit(): Promise<void>;
+  /** Throws it away; does nothing after `commit`. */
+  discard(): Promise<void>;
+}
+
+export class ContentTooLargeError extends Error {
+  override readonly name = 'ContentTooLargeError';
+}

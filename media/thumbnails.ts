@@ -1,0 +1,152 @@
+import { MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
+import type { Database } from '@trellis/storage/database.ts';
+import { canAnimate, type ImageSize, imageSize, makeThumbnail, sniffImage } from './image.ts';
+import type { MediaInfo } from './media-table.ts';
+import type { MediaRepository } from './repository.ts';
+import { findThumbnail, insertThumbnail, type ThumbnailInfo, type ThumbnailKey } from './thumbnail-table.ts';
+
+export interface ThumbnailRequest {
+  width: number;
+  height: number;
+  method: 'crop' | 'scale';
+  animated: boolean;
+}
+
+export interface ThumbnailLimits {
+  /** Larger files are not made thumbnails of. */
+  maxSourceBytes: number;
+  /** Nor images of more pixels, all frames together. */
+  maxPixels: number;
+  /** Made at a time; more wait, up to `maxWaiting`. */
+  concurrency: number;
+  maxWaiting: number;
+}
+
+export const DEFAULT_THUMBNAIL_LIMITS: ThumbnailLimits = {
+  maxSourceBytes: 32 * 1024 * 1024,
+  maxPixels: 64 * 1024 * 1024,
+  concurrency: 2,
+  maxWaiting: 200,
+};
+
+/** Boxes that pictures are scaled into (spec: "Thumbnails", and one more for large screens). */
+const SCALE_BOXES = [
+  [32, 32],
+  [96, 96],
+  [320, 240],
+  [640, 480],
+  [800, 600],
+  [1600, 1200],
+] as const;
+/** Sides that crops come in: each request is rounded up to them, so their number is bounded and squares stay square. */
+const CROP_SIDES = [32, 64, 96, 128, 192, 256, 320, 480, 640, 800] as const;
+
+/** Makes and keeps thumbnails. */
+export class Thumbnails {
+  readonly #db: Database;
+  readonly #media: MediaRepository;
+  readonly #limits: ThumbnailLimits;
+  readonly #making = new Map<string, Promise<ThumbnailInfo>>();
+  #running = 0;
+  readonly #waiting: Array<() => void> = [];
+
+  constructor(options: { db: Database; media: MediaRepository; limits?: Partial<ThumbnailLimits> }) {
+    this.#db = options.db;
+    this.#media = options.media;
+    this.#limits = { ...DEFAULT_THUMBNAIL_LIMITS, ...options.limits };
+  }
+
+  /** The thumbnail, or the image itself when it is no larger than asked for. */
+  async get(info: MediaInfo, request: ThumbnailRequest): Promise<ThumbnailInfo> {
+    const key = thumbnailKey(request);
+    const known = await findThumbnail(this.#db, info.sha256, key);
+    if (known) return known;
+    const name = `${info.sha256.toString('hex')} ${key.width} ${key.height} ${key.method} ${key.animated}`;
+    const making = this.#making.get(name);
+    if (making) return making;
+    const started = this.#inTurn(() => this.#make(info, key)).finally(() => this.#making.delete(name));
+    this.#making.set(name, started);
+    return started;
+  }
+
+  async #make(info: MediaInfo, key: ThumbnailKey): Promise<ThumbnailInfo> {
+    const { maxSourceBytes, maxPixels } = this.#limits;
+    if (info.size > maxSourceBytes) throw this.#tooLarge(info);
+    const chunks: Buffer[] = [];
+    for await (const chunk of this.#media.open(info)) chunks.push(chunk as Buffer);
+    const image = Buffer.concat(chunks);
+    const type = sniffImage(image);
+    if (!type) throw notAnImage();
+    const size = await imageSize(image, maxPixels * 16).catch(() => {
+      throw notAnImage();
+    });
+    if (size.width * size.height > maxPixels) throw this.#tooLarge(info);
+    const animated = key.animated && canAnimate(size, maxPixels);
+    let thumbnail: ThumbnailInfo;
+    if (fits(size, key) && (size.frames === 1 || animated)) {
+      thumbnail = { sha256: info.sha256, size: info.size, contentType: type };
+      await insertThumbnail(this.#db, info.sha256, key, thumbnail, async () => {});
+      return thumbnail;
+    }
+    const made = await makeThumbnail(image, type, { ...key, animated }, maxPixels).catch(() => {
+      throw notAnImage();
+    });
+    const staged = await this.#media.store.stage(oneChunk(made.data), made.data.length);
+    thumbnail = { sha256: staged.sha256, size: staged.size, contentType: made.contentType };
+    try {
+      await insertThumbnail(this.#db, info.sha256, key, thumbnail, () => staged.commit());
+    } finally {
+      await staged.discard();
+    }
+    return thumbnail;
+  }
+
+  /** Decoding takes memory and a core each, so few run at a time and not too many wait. */
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#running >= this.#limits.concurrency) {
+      if (this.#waiting.length >= this.#limits.maxWaiting)
+        throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too many thumbnails are being made', {
+          retry_after_ms: 2_000,
+        });
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    } else {
+      this.#running++;
+    }
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#running--;
+    }
+  }
+
+  #tooLarge(info: MediaInfo): MatrixError {
+    const message = 'The content is too large to thumbnail';
+    return info.origin === this.#media.serverName
+      ? tooLarge(message)
+      : new MatrixError(502, 'M_TOO_LARGE', message);
+  }
+}
+
+/** The size that is made for a request: at least as large as asked for. */
+export function thumbnailKey({ width, height, method, animated }: ThumbnailRequest): ThumbnailKey {
+  if (method === 'crop') {
+    const up = (side: number) => CROP_SIDES.find((candidate) => candidate >= side) ?? CROP_SIDES.at(-1)!;
+    return { width: up(width), height: up(height), method, animated };
+  }
+  const box = SCALE_BOXES.find(([w, h]) => w >= width && h >= height) ?? SCALE_BOXES.at(-1)!;
+  return { width: box[0], height: box[1], method, animated };
+}
+
+function fits(size: ImageSize, key: ThumbnailKey): boolean {
+  return size.width <= key.width && size.height <= key.height;
+}
+
+async function* oneChunk(data: Buffer): AsyncGenerator<Buffer, void, undefined> {
+  yield data;
+}
+
+function notAnImage(): MatrixError {
+  return new MatrixError(400, 'M_UNKNOWN', 'Cannot generate thumbnails for the requested content');
+}

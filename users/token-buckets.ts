@@ -1,0 +1,39 @@
+import { LRUCache } from 'lru-cache';
+
+export interface Rate {
+  /** How many are let through in a second in the long run. */
+  readonly perSecond: number;
+  /** How many may come at once. */
+  readonly burst: number;
+}
+
+/** A token bucket for each key, in bounded memory: the keys that were not seen for longest are forgotten. */
+export class TokenBuckets {
+  readonly #rate: Rate;
+  /** When each bucket will be full again: one number says all of a bucket. */
+  readonly #fullAt: LRUCache<string, number>;
+  readonly #now: () => number;
+
+  constructor(rate: Rate, { max = 100_000, now = Date.now }: { max?: number; now?: () => number } = {}) {
+    this.#rate = rate;
+    this.#fullAt = new LRUCache({ max });
+    this.#now = now;
+  }
+
+  /** Takes one token; with none left, says in how many milliseconds there will be one. */
+  take(key: string): number {
+    const wait = this.wait(key);
+    if (wait === 0) this.#fullAt.set(key, this.#reach(key));
+    return wait;
+  }
+
+  /** As `take` would say, without taking. */
+  wait(key: string): number {
+    const room = (this.#rate.burst * 1000) / this.#rate.perSecond;
+    return Math.max(0, Math.ceil(this.#reach(key) - this.#now() - room));
+  }
+
+  #reach(key: string): number {
+    return Math.max(this.#fullAt.get(key) ?? 0, this.#now()) + 1000 / this.#rate.perSecond;
+  }
+}
