@@ -47,7 +47,7 @@ export class Membership {
    */
   async join(roomId: string, userId: string, servers: readonly string[], extra: JsonObject = {}): Promise<void> {
     const { rooms, remote } = this.#parts;
-    const content = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
+    const content: JsonObject = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
     const room = await rooms.get(roomId);
     const candidates = await this.#candidates(room, roomId, userId, servers);
     if (!room?.isResident) {

@@ -94,6 +94,11 @@ export class Snapshot {
     return changes;
   }
 
+  /** This state with some entries replaced, for reading only: it has no id and can't be stored. */
+  overlaid(entries: StateDelta): Snapshot {
+    return new Snapshot({ id: -1, roomNid: -1, base: this.top, entries, stored: true });
+  }
+
   /** The state as `protocol/` takes it. */
   toMap(): Map<string, string> {
     const map = new Map<string, string>();

@@ -1,0 +1,38 @@
+import type { FastifyInstance } from 'fastify';
+import { Type } from 'typebox';
+import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
+import { requesterOf } from './authentication.ts';
+
+const object = Type.Record(Type.String(), Type.Any());
+
+const body = Type.Object({
+  visibility: Type.Optional(Type.Enum(['public', 'private'])),
+  room_alias_name: Type.Optional(Type.String()),
+  name: Type.Optional(Type.String()),
+  topic: Type.Optional(Type.String()),
+  invite: Type.Optional(Type.Array(Type.String(), { maxItems: 1000 })),
+  invite_3pid: Type.Optional(Type.Array(object, { maxItems: 100 })),
+  room_version: Type.Optional(Type.String()),
+  creation_content: Type.Optional(object),
+  initial_state: Type.Optional(
+    Type.Array(
+      Type.Object({ type: Type.String(), state_key: Type.Optional(Type.String()), content: object }),
+      { maxItems: 500 },
+    ),
+  ),
+  preset: Type.Optional(Type.Enum(['private_chat', 'public_chat', 'trusted_private_chat'])),
+  is_direct: Type.Optional(Type.Boolean()),
+  power_level_content_override: Type.Optional(object),
+});
+
+/** `POST /createRoom` (spec: "Room creation"). */
+export function createRoomRoutes(app: FastifyInstance, parts: CreateRoomParts): void {
+  app.post<{ Body: CreateRoomRequest | undefined }>(
+    '/_matrix/client/v3/createRoom',
+    { schema: { body } },
+    async (request) => {
+      const { userId } = requesterOf(request);
+      return { room_id: await createRoom(parts, userId, request.body ?? {}) };
+    },
+  );
+}

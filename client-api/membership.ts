@@ -1,0 +1,107 @@
+import type { FastifyInstance } from 'fastify';
+import { Type } from 'typebox';
+import { forbidden, invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import { isRoomAlias, isRoomId } from '@trellis/protocol/identifiers.ts';
+import type { Aliases } from '@trellis/rooms/aliases.ts';
+import type { Membership } from '@trellis/rooms/membership.ts';
+import type { Memberships } from '@trellis/rooms/memberships.ts';
+import { requesterOf } from './authentication.ts';
+
+export interface MembershipDeps {
+  readonly membership: Membership;
+  readonly memberships: Memberships;
+  readonly aliases: Aliases;
+}
+
+interface ActionBody {
+  user_id?: string;
+  reason?: string;
+  third_party_signed?: JsonObject;
+  id_server?: string;
+}
+
+/** Servers to try that one request may name. */
+const MAX_VIA = 20;
+
+const reasonBody = Type.Optional(Type.Object({ reason: Type.Optional(Type.String()) }));
+const targetBody = Type.Object({ user_id: Type.Optional(Type.String()), reason: Type.Optional(Type.String()) });
+
+/** Joining, leaving, inviting, kicking, banning, knocking, forgetting (spec: "Room membership"). */
+export function membershipRoutes(app: FastifyInstance, { membership, memberships, aliases }: MembershipDeps): void {
+  for (const kind of ['join', 'knock'] as const)
+    app.post<{ Params: { target: string }; Body: ActionBody | undefined; Querystring: Record<string, string | string[]> }>(
+      `/_matrix/client/v3/${kind}/:target`,
+      { schema: { body: reasonBody }, config: { guests: kind === 'join' } },
+      async (request) => {
+        const { userId } = requesterOf(request);
+        const { roomId, servers } = await resolve(aliases, request.params.target, request.query);
+        await membership[kind](roomId, userId, servers, reasonOf(request.body));
+        return { room_id: roomId };
+      },
+    );
+
+  app.post<{ Params: { roomId: string }; Body: ActionBody | undefined }>(
+    '/_matrix/client/v3/rooms/:roomId/join',
+    { schema: { body: reasonBody }, config: { guests: true } },
+    async (request) => {
+      const { roomId } = request.params;
+      if (!isRoomId(roomId)) throw invalidParam('That is no room id');
+      await membership.join(roomId, requesterOf(request).userId, [], reasonOf(request.body));
+      return { room_id: roomId };
+    },
+  );
+
+  app.post<{ Params: { roomId: string }; Body: ActionBody | undefined }>(
+    '/_matrix/client/v3/rooms/:roomId/leave',
+    { schema: { body: reasonBody }, config: { guests: true } },
+    async (request) => {
+      await membership.leave(request.params.roomId, requesterOf(request).userId, reasonOf(request.body));
+      return {};
+    },
+  );
+
+  for (const action of ['invite', 'kick', 'ban', 'unban'] as const)
+    app.post<{ Params: { roomId: string }; Body: ActionBody }>(
+      `/_matrix/client/v3/rooms/:roomId/${action}`,
+      { schema: { body: targetBody } },
+      async (request) => {
+        const target = request.body.user_id;
+        if (target === undefined) {
+          if (action === 'invite' && request.body.id_server !== undefined)
+            throw new MatrixError(400, 'M_THREEPID_NOT_FOUND', 'This server works with no identity server');
+          throw missingParam('user_id is missing');
+        }
+        await membership[action](request.params.roomId, requesterOf(request).userId, target, reasonOf(request.body));
+        return {};
+      },
+    );
+
+  app.post<{ Params: { roomId: string } }>('/_matrix/client/v3/rooms/:roomId/forget', async (request) => {
+    const { userId } = requesterOf(request);
+    const { roomId } = request.params;
+    const current = (await memberships.of(userId)).get(roomId)?.membership;
+    if (current === undefined) throw forbidden('You have never been in that room');
+    if (current !== 'leave' && current !== 'ban')
+      throw new MatrixError(400, 'M_UNKNOWN', 'Leave the room before you forget it');
+    await memberships.forget(userId, roomId);
+    return {};
+  });
+
+  app.get('/_matrix/client/v3/joined_rooms', { config: { guests: true } }, async (request) => ({
+    joined_rooms: await memberships.joined(requesterOf(request).userId),
+  }));
+}
+
+function reasonOf(body: ActionBody | undefined): JsonObject {
+  return body?.reason === undefined ? {} : { reason: body.reason };
+}
+
+/** The room behind an id or alias, and the servers that may know it (`via`, and its older name `server_name`). */
+async function resolve(aliases: Aliases, target: string, query: Record<string, string | string[]>) {
+  const named = [query.via, query.server_name].flatMap((value) => value ?? []).slice(0, MAX_VIA);
+  if (isRoomId(target)) return { roomId: target, servers: named };
+  if (!isRoomAlias(target)) throw invalidParam('That is neither a room id nor a room alias');
+  const found = await aliases.resolve(target);
+  return { roomId: found.roomId, servers: [...new Set([...named, ...found.servers])] };
+}

@@ -1,0 +1,107 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { badJson, forbidden, invalidParam } from '@trellis/protocol/errors.ts';
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import { isEventId } from '@trellis/protocol/identifiers.ts';
+import type { Aliases } from '@trellis/rooms/aliases.ts';
+import type { Rooms } from '@trellis/rooms/rooms.ts';
+import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
+import type { Transactions } from '@trellis/rooms/transactions.ts';
+import { requesterOf } from './authentication.ts';
+import { checkCanonicalAlias } from './canonical-alias.ts';
+
+export interface RoomSendDeps {
+  readonly rooms: Rooms;
+  readonly transactions: Transactions;
+  readonly aliases: Aliases;
+}
+
+interface SendParams {
+  roomId: string;
+  eventType: string;
+  txnId: string;
+}
+
+/** Sending events, state and redactions (spec: "Sending events to a room", "Redactions"). */
+export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, aliases }: RoomSendDeps): void {
+  app.put<{ Params: SendParams; Body: JsonObject }>(
+    '/_matrix/client/v3/rooms/:roomId/send/:eventType/:txnId',
+    { config: { guests: true } },
+    async (request) => {
+      const { roomId, eventType, txnId } = request.params;
+      const content = contentOf(request);
+      // Since v1.18 redactions may be sent this way too (MSC4169).
+      const redacts = eventType === 'm.room.redaction' && typeof content.redacts === 'string' ? content.redacts : undefined;
+      const eventId = await send(request, roomId, txnId, { type: eventType, content, redacts });
+      return { event_id: eventId };
+    },
+  );
+
+  app.put<{ Params: { roomId: string; eventId: string; txnId: string }; Body: JsonObject | undefined }>(
+    '/_matrix/client/v3/rooms/:roomId/redact/:eventId/:txnId',
+    async (request) => {
+      const { roomId, eventId, txnId } = request.params;
+      if (!isEventId(eventId)) throw invalidParam('That is no event id');
+      const { reason } = request.body ?? {};
+      if (reason !== undefined && typeof reason !== 'string') throw badJson('reason is not a string');
+      const content = reason === undefined ? {} : { reason };
+      return { event_id: await send(request, roomId, txnId, { type: 'm.room.redaction', content, redacts: eventId }) };
+    },
+  );
+
+  for (const path of ['/state/:eventType/:stateKey', '/state/:eventType', '/state/:eventType/'])
+    app.put<{ Params: { roomId: string; eventType: string; stateKey?: string }; Body: JsonObject }>(
+      `/_matrix/client/v3/rooms/:roomId${path}`,
+      { config: { guests: true } },
+      async (request) => {
+        const { roomId, eventType, stateKey = '' } = request.params;
+        const { userId } = requesterOf(request);
+        const content = contentOf(request);
+        const room = await rooms.get(roomId);
+        if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+        if (eventType === 'm.room.canonical_alias' && stateKey === '')
+          await checkCanonicalAlias(rooms, aliases, room, content);
+        const { event, committed } = await rooms.exclusive(roomId, (live) =>
+          appendDraft(rooms, live, { type: eventType, stateKey, sender: userId, content, originServerTs: timestampOf(request) }),
+        );
+        await committed;
+        return { event_id: event.eventId };
+      },
+    );
+
+  async function send(
+    request: FastifyRequest,
+    roomId: string,
+    txnId: string,
+    draft: Omit<Draft, 'sender'>,
+  ): Promise<string> {
+    const requester = requesterOf(request);
+    const { userId } = requester;
+    return transactions.once(requester, `${roomId} ${draft.type} ${txnId}`, async (transaction) => {
+      const room = await rooms.get(roomId);
+      if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+      const { event, committed } = await rooms.exclusive(roomId, (live) =>
+        appendDraft(rooms, live, { ...draft, sender: userId, originServerTs: timestampOf(request) }, {
+          ...transaction,
+          txnId,
+        }),
+      );
+      await committed;
+      return event.eventId;
+    });
+  }
+}
+
+function contentOf(request: FastifyRequest): JsonObject {
+  const { body } = request;
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw badJson('The body is not a JSON object');
+  return body as JsonObject;
+}
+
+/** Application services may say when an event was sent (spec: "Timestamp massaging"). */
+function timestampOf(request: FastifyRequest): number | undefined {
+  const { ts } = request.query as { ts?: string };
+  if (ts === undefined || requesterOf(request).appserviceId === undefined) return undefined;
+  const time = Number(ts);
+  if (!Number.isSafeInteger(time) || time < 0) throw invalidParam('ts is not a number of milliseconds');
+  return time;
+}
