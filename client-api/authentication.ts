@@ -1,5 +1,5 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 
 /** Who a request comes from. */
 export interface Requester {
@@ -93,7 +93,8 @@ export function accessToken(request: FastifyRequest): string | undefined {
   const header = request.headers.authorization;
   if (header !== undefined) {
     const match = /^Bearer +(\S+)$/i.exec(header);
-    if (!match) throw new MatrixError(401, 'M_MISSING_TOKEN', 'The Authorization header is not "Bearer TOKEN"');
+    if (!match)
+      throw new MatrixError(401, 'M_MISSING_TOKEN', 'The Authorization header is not "Bearer TOKEN"');
     return match[1];
   }
   // Deprecated since v1.11, still served: "Using access tokens in query strings".

@@ -52,7 +52,8 @@ async function masquerade(
     throw forbidden('The application service cannot act as this user');
   const account = await accounts.get(userId);
   if (!account) throw forbidden('The application service has not registered this user');
-  if (account.deactivated) throw new MatrixError(403, 'M_USER_DEACTIVATED', 'This account has been deactivated');
+  if (account.deactivated)
+    throw new MatrixError(403, 'M_USER_DEACTIVATED', 'This account has been deactivated');
   if (deviceId !== undefined && !(await devices.get(userId, deviceId)))
     throw new MatrixError(400, 'M_UNKNOWN_DEVICE', 'The user has no such device');
   return {

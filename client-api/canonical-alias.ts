@@ -12,7 +12,12 @@ const MAX_ALT_ALIASES = 100;
  * Aliases that `m.room.canonical_alias` newly names must lead to the room (spec: `PUT …/state`, M_BAD_ALIAS,
  * M_INVALID_PARAM).
  */
-export async function checkCanonicalAlias(rooms: Rooms, aliases: Aliases, room: Room, content: JsonObject): Promise<void> {
+export async function checkCanonicalAlias(
+  rooms: Rooms,
+  aliases: Aliases,
+  room: Room,
+  content: JsonObject,
+): Promise<void> {
   const ref = room.state.get('m.room.canonical_alias', '');
   const current = ref && (await rooms.parts.events.get(ref.eventId));
   const known = new Set(aliasesIn(current?.content ?? {}, false));
@@ -33,7 +38,10 @@ function aliasesIn({ alias, alt_aliases: alternatives }: JsonObject, strict: boo
   if (typeof alias === 'string') named.push(alias);
   else if (strict && alias !== undefined && alias !== null) throw badJson('alias is not a string');
   if (Array.isArray(alternatives)) {
-    if (strict && (alternatives.length > MAX_ALT_ALIASES || !alternatives.every((entry) => typeof entry === 'string')))
+    if (
+      strict &&
+      (alternatives.length > MAX_ALT_ALIASES || !alternatives.every((entry) => typeof entry === 'string'))
+    )
       throw badJson('alt_aliases is not a list of aliases');
     named.push(...alternatives.filter((entry) => typeof entry === 'string'));
   } else if (strict && alternatives !== undefined) throw badJson('alt_aliases is not a list');

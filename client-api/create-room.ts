@@ -1,6 +1,6 @@
+import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
-import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
 import { requesterOf } from './authentication.ts';
 
 const object = Type.Record(Type.String(), Type.Any());

@@ -1,11 +1,11 @@
-import type { FastifyInstance } from 'fastify';
-import { Type } from 'typebox';
 import { forbidden, invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isRoomAlias, isRoomId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
+import type { FastifyInstance } from 'fastify';
+import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
 
 export interface MembershipDeps {
@@ -25,12 +25,22 @@ interface ActionBody {
 const MAX_VIA = 20;
 
 const reasonBody = Type.Optional(Type.Object({ reason: Type.Optional(Type.String()) }));
-const targetBody = Type.Object({ user_id: Type.Optional(Type.String()), reason: Type.Optional(Type.String()) });
+const targetBody = Type.Object({
+  user_id: Type.Optional(Type.String()),
+  reason: Type.Optional(Type.String()),
+});
 
 /** Joining, leaving, inviting, kicking, banning, knocking, forgetting (spec: "Room membership"). */
-export function membershipRoutes(app: FastifyInstance, { membership, memberships, aliases }: MembershipDeps): void {
+export function membershipRoutes(
+  app: FastifyInstance,
+  { membership, memberships, aliases }: MembershipDeps,
+): void {
   for (const kind of ['join', 'knock'] as const)
-    app.post<{ Params: { target: string }; Body: ActionBody | undefined; Querystring: Record<string, string | string[]> }>(
+    app.post<{
+      Params: { target: string };
+      Body: ActionBody | undefined;
+      Querystring: Record<string, string | string[]>;
+    }>(
       `/_matrix/client/v3/${kind}/:target`,
       { schema: { body: reasonBody }, config: { guests: kind === 'join' } },
       async (request) => {
@@ -72,7 +82,12 @@ export function membershipRoutes(app: FastifyInstance, { membership, memberships
             throw new MatrixError(400, 'M_THREEPID_NOT_FOUND', 'This server works with no identity server');
           throw missingParam('user_id is missing');
         }
-        await membership[action](request.params.roomId, requesterOf(request).userId, target, reasonOf(request.body));
+        await membership[action](
+          request.params.roomId,
+          requesterOf(request).userId,
+          target,
+          reasonOf(request.body),
+        );
         return {};
       },
     );

@@ -18,7 +18,8 @@ export async function viewRoom(rooms: Rooms, roomId: string, userId: string): Pr
   const room = await rooms.get(roomId);
   const member = room?.member(userId);
   if (!room || room.extremities.length === 0) throw forbidden('You are not in that room');
-  if (member?.membership === 'join') return { room, state: room.state, end: Number.POSITIVE_INFINITY, joined: true };
+  if (member?.membership === 'join')
+    return { room, state: room.state, end: Number.POSITIVE_INFINITY, joined: true };
   if ((await visibilityIn(rooms, room.state)) === 'world_readable')
     return { room, state: room.state, end: Number.POSITIVE_INFINITY, joined: false };
   if (member?.membership === 'leave' || member?.membership === 'ban') {

@@ -1,4 +1,3 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { badJson, forbidden, invalidParam } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isEventId } from '@trellis/protocol/identifiers.ts';
@@ -6,6 +5,7 @@ import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { requesterOf } from './authentication.ts';
 import { checkCanonicalAlias } from './canonical-alias.ts';
 
@@ -30,7 +30,8 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
       const { roomId, eventType, txnId } = request.params;
       const content = contentOf(request);
       // Since v1.18 redactions may be sent this way too (MSC4169).
-      const redacts = eventType === 'm.room.redaction' && typeof content.redacts === 'string' ? content.redacts : undefined;
+      const redacts =
+        eventType === 'm.room.redaction' && typeof content.redacts === 'string' ? content.redacts : undefined;
       const eventId = await send(request, roomId, txnId, { type: eventType, content, redacts });
       return { event_id: eventId };
     },
@@ -43,8 +44,10 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
       if (!isEventId(eventId)) throw invalidParam('That is no event id');
       const { reason } = request.body ?? {};
       if (reason !== undefined && typeof reason !== 'string') throw badJson('reason is not a string');
-      const content = reason === undefined ? {} : { reason };
-      return { event_id: await send(request, roomId, txnId, { type: 'm.room.redaction', content, redacts: eventId }) };
+      const content: JsonObject = reason === undefined ? {} : { reason };
+      return {
+        event_id: await send(request, roomId, txnId, { type: 'm.room.redaction', content, redacts: eventId }),
+      };
     },
   );
 
@@ -61,7 +64,13 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
         if (eventType === 'm.room.canonical_alias' && stateKey === '')
           await checkCanonicalAlias(rooms, aliases, room, content);
         const { event, committed } = await rooms.exclusive(roomId, (live) =>
-          appendDraft(rooms, live, { type: eventType, stateKey, sender: userId, content, originServerTs: timestampOf(request) }),
+          appendDraft(rooms, live, {
+            type: eventType,
+            stateKey,
+            sender: userId,
+            content,
+            originServerTs: timestampOf(request),
+          }),
         );
         await committed;
         return { event_id: event.eventId };
@@ -80,10 +89,15 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
       const room = await rooms.get(roomId);
       if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
       const { event, committed } = await rooms.exclusive(roomId, (live) =>
-        appendDraft(rooms, live, { ...draft, sender: userId, originServerTs: timestampOf(request) }, {
-          ...transaction,
-          txnId,
-        }),
+        appendDraft(
+          rooms,
+          live,
+          { ...draft, sender: userId, originServerTs: timestampOf(request) },
+          {
+            ...transaction,
+            txnId,
+          },
+        ),
       );
       await committed;
       return event.eventId;
@@ -93,7 +107,8 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
 
 function contentOf(request: FastifyRequest): JsonObject {
   const { body } = request;
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw badJson('The body is not a JSON object');
+  if (typeof body !== 'object' || body === null || Array.isArray(body))
+    throw badJson('The body is not a JSON object');
   return body as JsonObject;
 }
 

@@ -116,7 +116,8 @@ export class Accounts {
    */
   async checkAvailable(username: string, appserviceId?: string): Promise<string> {
     const userId = this.#newUserId(username);
-    if (appserviceId === undefined && username.startsWith('_')) throw invalidUsername('User names may not begin with _');
+    if (appserviceId === undefined && username.startsWith('_'))
+      throw invalidUsername('User names may not begin with _');
     const owner = this.#appservices.exclusiveOwner(userId);
     if (owner && owner.id !== appserviceId)
       throw new MatrixError(400, 'M_EXCLUSIVE', 'This user name is reserved for an application service');
@@ -125,7 +126,13 @@ export class Accounts {
   }
 
   /** @throws M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD */
-  async create({ localpart, password, admin = false, guest = false, appserviceId }: NewAccount): Promise<Account> {
+  async create({
+    localpart,
+    password,
+    admin = false,
+    guest = false,
+    appserviceId,
+  }: NewAccount): Promise<Account> {
     if (password !== undefined) this.#passwords.checkNew(password);
     const userId = this.#newUserId(localpart ?? `${guest ? 'guest-' : ''}${randomLetters(11, LOWER_CASE)}`);
     const passwordHash = password === undefined ? null : await this.#passwords.hash(password);
@@ -159,13 +166,15 @@ export class Accounts {
    */
   async checkPassword(userId: string, password: string): Promise<boolean> {
     const wait = this.#failedLogins.wait(userId);
-    if (wait > 0) throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too many wrong passwords', { retry_after_ms: wait });
+    if (wait > 0)
+      throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too many wrong passwords', { retry_after_ms: wait });
     const stored = await this.#passwordHash(userId);
     if (!(await this.#passwords.verify(password, stored))) {
       this.#failedLogins.take(userId);
       return false;
     }
-    if (stored !== undefined && this.#passwords.isOutdated(stored)) await this.#rehash(userId, password, stored);
+    if (stored !== undefined && this.#passwords.isOutdated(stored))
+      await this.#rehash(userId, password, stored);
     return true;
   }
 
@@ -202,14 +211,20 @@ export class Accounts {
       await tx.query('DELETE FROM account_threepids WHERE user_id = $1', [userId]);
       await tx.query('DELETE FROM login_tokens WHERE user_id = $1', [userId]);
       await tx.query('DELETE FROM openid_tokens WHERE user_id = $1', [userId]);
-      await tx.query('INSERT INTO pending_deactivations VALUES ($1, $2) ON CONFLICT DO NOTHING', [userId, erase]);
+      await tx.query('INSERT INTO pending_deactivations VALUES ($1, $2) ON CONFLICT DO NOTHING', [
+        userId,
+        erase,
+      ]);
     });
     this.#cache.forget(userId);
   }
 
   /** Accounts by user id, from after one of them: for administrators. */
   async list(after: string, limit: number): Promise<Account[]> {
-    return this.#db.query(`SELECT ${COLUMNS} FROM accounts WHERE user_id > $1 ORDER BY user_id LIMIT $2`, [after, limit]);
+    return this.#db.query(`SELECT ${COLUMNS} FROM accounts WHERE user_id > $1 ORDER BY user_id LIMIT $2`, [
+      after,
+      limit,
+    ]);
   }
 
   #newUserId(username: string): string {

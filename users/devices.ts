@@ -86,7 +86,12 @@ export class Devices {
    *
    * @returns whether it is new
    */
-  async ensure(tx: Queryable, userId: string, deviceId: string, displayName: string | undefined): Promise<boolean> {
+  async ensure(
+    tx: Queryable,
+    userId: string,
+    deviceId: string,
+    displayName: string | undefined,
+  ): Promise<boolean> {
     const now = Date.now();
     const rows = await tx.query<{ createdTs: number }>(
       `INSERT INTO devices (user_id, device_id, display_name, created_ts) VALUES ($1, $2, $3, $4)
@@ -200,11 +205,17 @@ export function checkedDeviceId(deviceId: string): string {
 }
 
 function isDeviceId(deviceId: string): boolean {
-  return deviceId !== '' && Buffer.byteLength(deviceId) <= MAX_ID_BYTES && !deviceId.includes('\0') && deviceId.isWellFormed();
+  return (
+    deviceId !== '' &&
+    Buffer.byteLength(deviceId) <= MAX_ID_BYTES &&
+    !deviceId.includes('\0') &&
+    deviceId.isWellFormed()
+  );
 }
 
 function checkedName(name: string): string {
-  if (Buffer.byteLength(name) > MAX_NAME_BYTES) throw invalidParam(`Device names have at most ${MAX_NAME_BYTES} bytes`);
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES)
+    throw invalidParam(`Device names have at most ${MAX_NAME_BYTES} bytes`);
   return name.replaceAll('\0', '').toWellFormed();
 }
 

@@ -1,5 +1,5 @@
 import { Buffer } from 'node:buffer';
-import { argon2, type Argon2Parameters, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { type Argon2Parameters, argon2, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { decodeBase64, encodeBase64 } from '@trellis/protocol/base64.ts';
 import { invalidParam, MatrixError } from '@trellis/protocol/errors.ts';
 
@@ -152,7 +152,8 @@ function parsePhc(text: string): Phc | undefined {
   const [, m, t, p, keyId] = match;
   const salt = decodeBase64(match[5]!);
   const tag = decodeBase64(match[6]!);
-  if (!salt || !tag || tag.length < 16 || Number(m) > MAX_MEMORY_KIB || Number(t) > MAX_PASSES) return undefined;
+  if (!salt || !tag || tag.length < 16 || Number(m) > MAX_MEMORY_KIB || Number(t) > MAX_PASSES)
+    return undefined;
   return {
     memory: Number(m),
     passes: Number(t),

@@ -42,11 +42,15 @@ export class RegistrationTokens {
   }
 
   async list(limit = 1000): Promise<RegistrationToken[]> {
-    return this.#db.query(`SELECT ${COLUMNS} FROM registration_tokens ORDER BY created_ts DESC LIMIT $1`, [limit]);
+    return this.#db.query(`SELECT ${COLUMNS} FROM registration_tokens ORDER BY created_ts DESC LIMIT $1`, [
+      limit,
+    ]);
   }
 
   async delete(token: string): Promise<boolean> {
-    const rows = await this.#db.query('DELETE FROM registration_tokens WHERE token = $1 RETURNING 1', [token]);
+    const rows = await this.#db.query('DELETE FROM registration_tokens WHERE token = $1 RETURNING 1', [
+      token,
+    ]);
     return rows.length > 0;
   }
 

@@ -21,6 +21,7 @@ export function randomLetters(count: number, alphabet = 'ABCDEFGHIJKLMNOPQRSTUVW
   const usable = 256 - (256 % alphabet.length);
   let text = '';
   while (text.length < count)
-    for (const byte of randomBytes(count)) if (byte < usable && text.length < count) text += alphabet[byte % alphabet.length];
+    for (const byte of randomBytes(count))
+      if (byte < usable && text.length < count) text += alphabet[byte % alphabet.length];
   return text;
 }

@@ -82,7 +82,12 @@ export class Sessions {
   }
 
   /** Makes the device unless there is one, ends the tokens it had, and gives out new ones. */
-  async logIn({ userId, deviceId, deviceDisplayName, refreshable = false }: LogIn): Promise<IssuedTokens & { device_id: string }> {
+  async logIn({
+    userId,
+    deviceId,
+    deviceDisplayName,
+    refreshable = false,
+  }: LogIn): Promise<IssuedTokens & { device_id: string }> {
     const device = deviceId === undefined ? newDeviceId() : checkedDeviceId(deviceId);
     const { ended, isNew, tokens } = await this.#db.transaction(async (tx) => {
       await requireUsable(tx, userId);
@@ -127,13 +132,18 @@ export class Sessions {
       await lockDevice(tx, session.userId, session.deviceId);
       const current = await this.#byRefreshHash(tx, hash);
       if (!current) throw unknownRefreshToken(false);
-      if (current.refreshExpiresTs !== null && current.refreshExpiresTs <= Date.now()) throw unknownRefreshToken(true);
+      if (current.refreshExpiresTs !== null && current.refreshExpiresTs <= Date.now())
+        throw unknownRefreshToken(true);
       // New tokens of an earlier refresh, which were never used.
-      const dropped = await tx.query<SessionRow>('DELETE FROM sessions WHERE replaces = $1 RETURNING access_hash', [
-        hashBytes(current.id),
-      ]);
+      const dropped = await tx.query<SessionRow>(
+        'DELETE FROM sessions WHERE replaces = $1 RETURNING access_hash',
+        [hashBytes(current.id)],
+      );
       const { userId, deviceId, id: replaces } = current;
-      return { dropped: dropped.map(idOf), tokens: await this.#issue(tx, { userId, deviceId, refreshable: true, replaces }) };
+      return {
+        dropped: dropped.map(idOf),
+        tokens: await this.#issue(tx, { userId, deviceId, refreshable: true, replaces }),
+      };
     });
     this.#forget(dropped);
     return tokens;
@@ -182,7 +192,9 @@ export class Sessions {
     db: Queryable,
     hash: Uint8Array,
   ): Promise<(Session & { refreshExpiresTs: number | null }) | undefined> {
-    const rows = await db.query<SessionRow>(`SELECT ${COLUMNS} FROM sessions WHERE refresh_hash = $1`, [hash]);
+    const rows = await db.query<SessionRow>(`SELECT ${COLUMNS} FROM sessions WHERE refresh_hash = $1`, [
+      hash,
+    ]);
     return rows[0] && { ...asSession(rows[0]), refreshExpiresTs: rows[0].refresh_expires_ts };
   }
 
@@ -215,7 +227,10 @@ function asSession(row: SessionRow): Session {
 }
 
 async function lockDevice(tx: Queryable, userId: string, deviceId: string): Promise<void> {
-  await tx.query('SELECT 1 FROM devices WHERE user_id = $1 AND device_id = $2 FOR UPDATE', [userId, deviceId]);
+  await tx.query('SELECT 1 FROM devices WHERE user_id = $1 AND device_id = $2 FOR UPDATE', [
+    userId,
+    deviceId,
+  ]);
 }
 
 /** Holds off a deactivation until the transaction is over: no token can be given out behind its back. */
@@ -226,7 +241,8 @@ async function requireUsable(tx: Queryable, userId: string): Promise<void> {
   );
   const account = rows[0];
   if (!account) throw new MatrixError(403, 'M_FORBIDDEN', 'No such account');
-  if (account.deactivated) throw new MatrixError(403, 'M_USER_DEACTIVATED', 'This account has been deactivated');
+  if (account.deactivated)
+    throw new MatrixError(403, 'M_USER_DEACTIVATED', 'This account has been deactivated');
   if (account.locked) throw userLocked();
 }
 
@@ -236,5 +252,7 @@ export function userLocked(): MatrixError {
 }
 
 function unknownRefreshToken(softLogout: boolean): MatrixError {
-  return new MatrixError(401, 'M_UNKNOWN_TOKEN', 'Unknown or used refresh token', { soft_logout: softLogout });
+  return new MatrixError(401, 'M_UNKNOWN_TOKEN', 'Unknown or used refresh token', {
+    soft_logout: softLogout,
+  });
 }

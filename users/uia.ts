@@ -89,7 +89,8 @@ export class Uia {
   async complete(request: UiaRequest, flows: readonly Stage[][]): Promise<UiaOutcome> {
     const { auth: rawAuth, ...params } = asObject(request.body) ?? {};
     const auth = asObject(rawAuth);
-    const session = auth?.session === undefined ? this.#newSession(request) : await this.#load(String(auth.session));
+    const session =
+      auth?.session === undefined ? this.#newSession(request) : await this.#load(String(auth.session));
     if (!session) {
       const fresh = this.#newSession(request);
       throw await this.#challenge(fresh, flows, { errcode: 'M_UNKNOWN', error: 'The session has expired' });
@@ -109,7 +110,8 @@ export class Uia {
     }
     const complete = flows.some((stages) => stages.every((stage) => session.completed.includes(stage)));
     if (!complete) throw await this.#challenge(session, flows);
-    if (session.stored && !(await this.#end(session))) throw forbidden('This authentication has been used already');
+    if (session.stored && !(await this.#end(session)))
+      throw forbidden('This authentication has been used already');
     return {
       passwordUserId: session.passwordUserId ?? undefined,
       registrationToken: session.registrationToken ?? undefined,
@@ -187,13 +189,24 @@ export class Uia {
       `INSERT INTO uia_sessions VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8)
        ON CONFLICT (session_id) DO UPDATE SET params_hash = excluded.params_hash, completed = excluded.completed,
          password_user_id = excluded.password_user_id, registration_token = excluded.registration_token`,
-      [id, endpoint, userId, paramsHash, completed, passwordUserId, registrationToken, Date.now() + this.#lifetimeMs],
+      [
+        id,
+        endpoint,
+        userId,
+        paramsHash,
+        completed,
+        passwordUserId,
+        registrationToken,
+        Date.now() + this.#lifetimeMs,
+      ],
     );
   }
 
   /** @returns false when another request was faster */
   async #end(session: UiaSession): Promise<boolean> {
-    const rows = await this.#db.query('DELETE FROM uia_sessions WHERE session_id = $1 RETURNING 1', [session.id]);
+    const rows = await this.#db.query('DELETE FROM uia_sessions WHERE session_id = $1 RETURNING 1', [
+      session.id,
+    ]);
     return rows.length > 0;
   }
 }

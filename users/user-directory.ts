@@ -1,6 +1,6 @@
-import { LRUCache } from 'lru-cache';
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
+import { LRUCache } from 'lru-cache';
 import { searchWords, wordsOf } from './directory-words.ts';
 
 /** Whom a user may see. Implemented by `rooms/`. */
@@ -65,7 +65,9 @@ export class UserDirectory {
     await this.noteProfiles([{ userId, displayName, avatarUrl }]);
   }
 
-  async noteProfiles(seen: ReadonlyArray<{ userId: string; displayName: unknown; avatarUrl: unknown }>): Promise<void> {
+  async noteProfiles(
+    seen: ReadonlyArray<{ userId: string; displayName: unknown; avatarUrl: unknown }>,
+  ): Promise<void> {
     const entries = new Map<string, DirectoryEntry>();
     for (const { userId, displayName, avatarUrl } of seen) {
       const serverName = parseUserId(userId)?.serverName;
@@ -77,7 +79,11 @@ export class UserDirectory {
   }
 
   /** Enters a local user as their profile says. */
-  async setLocal(userId: string, displayName: string | undefined, avatarUrl: string | undefined): Promise<void> {
+  async setLocal(
+    userId: string,
+    displayName: string | undefined,
+    avatarUrl: string | undefined,
+  ): Promise<void> {
     const entry = { userId, displayName: text(displayName, MAX_NAME), avatarUrl: text(avatarUrl, MAX_URL) };
     await this.#write([entry]);
   }

@@ -3,7 +3,9 @@ import type { Accounts } from './accounts.ts';
 export type JsonObject = Record<string, unknown>;
 
 export function asObject(value: unknown): JsonObject | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined;
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? (value as JsonObject)
+    : undefined;
 }
 
 /**
@@ -14,7 +16,9 @@ export async function accountOf(accounts: Accounts, request: JsonObject): Promis
   const identifier = asObject(request.identifier) ?? request;
   const { type, user, medium, address } = identifier;
   if (typeof medium === 'string' && typeof address === 'string' && type !== 'm.id.user')
-    return (await accounts.findByThreepid(medium, address)) ?? { userId: `${medium}:${address}`.slice(0, 255) };
+    return (
+      (await accounts.findByThreepid(medium, address)) ?? { userId: `${medium}:${address}`.slice(0, 255) }
+    );
   if (typeof user !== 'string' || user.length > 255) return { userId: '' };
   return (await accounts.find(user)) ?? { userId: user };
 }
