@@ -1,0 +1,76 @@
+import type { FastifyBaseLogger } from 'fastify';
+import type { SigningKey } from '@trellis/protocol/signing.ts';
+import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
+import { Memberships } from '@trellis/rooms/memberships.ts';
+import { Notifier } from '@trellis/rooms/notifier.ts';
+import { type EventChange, Rooms } from '@trellis/rooms/rooms.ts';
+import type { Database } from '@trellis/storage/database.ts';
+import { EventWriter } from '@trellis/storage/event-writer.ts';
+import { EventStore } from '@trellis/storage/events.ts';
+import { IdAllocator } from '@trellis/storage/id-allocator.ts';
+import { StateSnapshots } from '@trellis/storage/state-snapshots.ts';
+import { newestEventPosition, reserveStreamPositions } from '@trellis/storage/stream-positions.ts';
+import { Stream, type Streams } from '@trellis/storage/streams.ts';
+import type { Config } from '../config/schema.ts';
+
+/** The engine that every area of the server is built on. */
+export interface Core {
+  readonly config: Config;
+  readonly log: FastifyBaseLogger;
+  readonly db: Database;
+  readonly serverName: string;
+  readonly signingKey: SigningKey;
+  readonly ids: IdAllocator;
+  readonly events: EventStore;
+  readonly streams: Streams;
+  readonly rooms: Rooms;
+  readonly memberships: Memberships;
+  readonly notifier: Notifier;
+  /** Runs when the server stops, the last registered first: after the listeners are closed, before the database is. */
+  onClose(task: () => Promise<void> | void): void;
+  /** Runs once everything is composed and before requests come: for work left over from the last run. */
+  onReady(task: () => Promise<void> | void): void;
+}
+
+export interface Lifecycle {
+  readonly ready: Array<() => Promise<void> | void>;
+  readonly close: Array<() => Promise<void> | void>;
+}
+
+const STREAMS = ['accountData', 'receipts', 'typing', 'toDevice', 'deviceLists', 'presence'] as const;
+
+export async function composeCore(
+  parts: { config: Config; log: FastifyBaseLogger; db: Database; signingKey: SigningKey },
+  lifecycle: Lifecycle,
+): Promise<Core> {
+  const { config, db, signingKey } = parts;
+  const serverName = config.server_name;
+  const [ids, newest, starts] = await Promise.all([
+    IdAllocator.create(db),
+    newestEventPosition(db),
+    reserveStreamPositions(db, STREAMS),
+  ]);
+  const events = new EventStore(db, config.memory.event_cache_mb * 1024 * 1024);
+  const snapshots = new StateSnapshots(db, ids);
+  const writer = new EventWriter(db, snapshots, indexStateEvents);
+  const stream = new Stream<EventChange>('events', newest);
+  const streams = Object.fromEntries(
+    STREAMS.map((name) => [name, new Stream(name, starts.get(name)!)]),
+  ) as unknown as Streams;
+  const rooms = new Rooms({ db, ids, events, snapshots, writer, stream, serverName, signingKey });
+  const memberships = new Memberships(db, rooms);
+  const notifier = new Notifier(rooms, streams, memberships);
+  lifecycle.close.push(() => writer.idle());
+  return {
+    ...parts,
+    serverName,
+    ids,
+    events,
+    streams,
+    rooms,
+    memberships,
+    notifier,
+    onClose: (task) => lifecycle.close.push(task),
+    onReady: (task) => lifecycle.ready.push(task),
+  };
+}

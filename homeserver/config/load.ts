@@ -1,0 +1,99 @@
+import { readFileSync } from 'node:fs';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { Value } from 'typebox/value';
+import { parse, YAMLParseError } from 'yaml';
+import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
+import { type Config, configSchema } from './schema.ts';
+
+/** What is wrong with a configuration, in words for whoever wrote it. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+/** Reads a configuration file; relative paths in it are meant from its folder. */
+export function loadConfig(file: string): Config {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`cannot read the configuration: ${(error as Error).message}`);
+  }
+  return readConfig(text, dirname(resolve(file)), file);
+}
+
+/**
+ * @param folder what relative paths are meant from
+ * @param name of the file, for messages
+ * @throws ConfigError with the path of each wrong option, what is wrong with it, and an example
+ */
+export function readConfig(text: string, folder: string, name = 'configuration'): Config {
+  let value: unknown;
+  try {
+    value = parse(text) ?? {};
+  } catch (error) {
+    if (error instanceof YAMLParseError) throw new ConfigError(`${name}: this is not YAML: ${error.message}`);
+    throw error;
+  }
+  const config = Value.Default(configSchema, value) as Config;
+  const problems = problemsOf(config);
+  if (problems.length > 0) throw new ConfigError(`${name}:\n${problems.map((line) => `  ${line}`).join('\n')}`);
+  return withPaths(config, folder);
+}
+
+interface SchemaNode {
+  readonly properties?: Record<string, SchemaNode>;
+  readonly items?: SchemaNode;
+  readonly examples?: readonly unknown[];
+}
+
+function problemsOf(config: Config): string[] {
+  const problems: string[] = [];
+  for (const error of Value.Errors(configSchema, config)) {
+    const path = error.instancePath.split('/').slice(1);
+    // Said once for each option that is too many; the object that has it says it again.
+    if (error.keyword === 'additionalProperties') continue;
+    if (error.keyword === 'boolean') {
+      const known = Object.keys(nodeAt(path.slice(0, -1))?.properties ?? {});
+      problems.push(`${path.join('.')}: there is no such option; known here: ${known.join(', ')}`);
+      continue;
+    }
+    problems.push(`${path.join('.') || 'the file'}: ${reasonOf(error)}${exampleFor(path)}`);
+  }
+  if (problems.length === 0 && !knownRoomVersions().some(({ id }) => id === config.rooms.default_version))
+    problems.push(
+      `rooms.default_version: "${config.rooms.default_version}" is no room version that Trellis knows; for example: "12"`,
+    );
+  return problems;
+}
+
+function reasonOf(error: { keyword: string; message: string; params: object }): string {
+  if (error.keyword === 'enum')
+    return `must be one of ${(error.params as { allowedValues: unknown[] }).allowedValues.join(', ')}`;
+  if (error.keyword === 'required')
+    return `${(error.params as { requiredProperties: string[] }).requiredProperties.join(', ')} is missing`;
+  return error.message;
+}
+
+function exampleFor(path: readonly string[]): string {
+  const example = nodeAt(path)?.examples?.[0];
+  return example === undefined ? '' : `; for example: ${path.at(-1)}: ${JSON.stringify(example)}`;
+}
+
+function nodeAt(path: readonly string[]): SchemaNode | undefined {
+  let node: SchemaNode | undefined = configSchema as unknown as SchemaNode;
+  for (const step of path) node = node?.properties?.[step] ?? (/^\d+$/.test(step) ? node?.items : undefined);
+  return node;
+}
+
+function withPaths(config: Config, folder: string): Config {
+  const absolute = (path: string) => (isAbsolute(path) ? path : resolve(folder, path));
+  const { tls, passwords, federation } = config;
+  return {
+    ...config,
+    data_dir: absolute(config.data_dir),
+    tls: tls && { ...tls, certificate: absolute(tls.certificate), key: absolute(tls.key) },
+    passwords: { ...passwords, pepper_file: passwords.pepper_file && absolute(passwords.pepper_file) },
+    federation: { ...federation, ca_file: federation.ca_file && absolute(federation.ca_file) },
+    application_services: config.application_services.map(absolute),
+  };
+}

@@ -1,0 +1,115 @@
+import { type Static, type TObject, type TProperties, Type } from 'typebox';
+
+/** An object that knows all its options and may be left out. */
+function section<P extends TProperties>(properties: P): TObject<P> {
+  return Type.Object(properties, { additionalProperties: false, default: {} });
+}
+
+const text = (example: string, more: object = {}) => Type.String({ minLength: 1, examples: [example], ...more });
+const optional = (example: string, more: object = {}) => Type.Optional(text(example, more));
+const flag = (value: boolean) => Type.Boolean({ default: value, examples: [value] });
+const count = (value: number, more: object = {}) => Type.Integer({ minimum: 0, default: value, examples: [value], ...more });
+const texts = (value: string[], example: string) => Type.Array(Type.String({ minLength: 1 }), { default: value, examples: [[example]] });
+const port = (value: number) => Type.Integer({ minimum: 1, maximum: 65535, default: value, examples: [value] });
+const rate = (perSecond: number, burst: number) =>
+  Type.Object(
+    {
+      per_second: Type.Number({ exclusiveMinimum: 0, default: perSecond, examples: [perSecond] }),
+      burst: Type.Integer({ minimum: 1, default: burst, examples: [burst] }),
+    },
+    { additionalProperties: false, default: {} },
+  );
+
+/** Every option there is; config.sample.yaml explains them. A test holds the two together. */
+export const configSchema = section({
+  server_name: text('example.org', { default: 'localhost', pattern: '^[A-Za-z0-9.:\\[\\]-]+$', maxLength: 230 }),
+  data_dir: text('data', { default: 'data' }),
+  public_url: optional('https://matrix.example.org', { pattern: '^https?://' }),
+  http: section({
+    host: text('127.0.0.1', { default: '127.0.0.1' }),
+    port: port(8008),
+    trust_proxy: flag(true),
+  }),
+  tls: Type.Optional(
+    Type.Object(
+      {
+        host: text('0.0.0.0', { default: '0.0.0.0' }),
+        port: port(8448),
+        certificate: text('tls/fullchain.pem'),
+        key: text('tls/privkey.pem'),
+      },
+      { additionalProperties: false, examples: [{ certificate: 'tls/fullchain.pem', key: 'tls/privkey.pem' }] },
+    ),
+  ),
+  database: section({
+    url: optional('postgres://trellis:secret@db.example.org/trellis', { pattern: '^postgres(ql)?://' }),
+    connections: count(10, { minimum: 2, maximum: 500 }),
+  }),
+  registration: section({
+    open: flag(false),
+    tokens: flag(true),
+    guests: flag(false),
+    shared_secret: optional('a long random text'),
+  }),
+  passwords: section({
+    pepper_file: optional('pepper.txt'),
+    memory_kib: count(19_456, { minimum: 64 }),
+    passes: count(2, { minimum: 1 }),
+    min_length: count(8),
+  }),
+  sessions: section({
+    access_token_lifetime_ms: Type.Optional(Type.Integer({ minimum: 1000, examples: [86_400_000] })),
+    refreshable_token_lifetime_ms: count(300_000, { minimum: 1000 }),
+    refresh_token_lifetime_ms: Type.Optional(Type.Integer({ minimum: 1000, examples: [2_592_000_000] })),
+  }),
+  rooms: section({
+    default_version: text('12', { default: '12' }),
+  }),
+  presence: section({ enabled: flag(true) }),
+  user_directory: section({ search_all_users: flag(false) }),
+  media: section({
+    max_upload_bytes: count(50 * 1024 * 1024),
+    max_remote_bytes: count(50 * 1024 * 1024),
+    url_previews: flag(true),
+  }),
+  rate_limits: section({
+    enabled: flag(true),
+    messages: rate(5, 20),
+    joins: rate(1, 20),
+    invites: rate(0.5, 20),
+    room_creation: rate(0.2, 10),
+    login: rate(0.2, 10),
+    failed_login: rate(0.2, 10),
+    registration: rate(0.2, 5),
+    other: rate(50, 200),
+  }),
+  federation: section({
+    enabled: flag(true),
+    allowed_servers: Type.Optional(texts([], '*.example.org')),
+    denied_servers: texts([], 'spam.example.org'),
+    ca_file: optional('tls/ca.pem'),
+    verify_tls: flag(true),
+    deny_addresses: Type.Optional(Type.Array(Type.String(), { examples: [['10.0.0.0/8']] })),
+    allow_addresses: texts([], '192.168.1.7/32'),
+    trusted_key_servers: texts(['matrix.org'], 'matrix.org'),
+  }),
+  turn: Type.Optional(
+    Type.Object(
+      {
+        uris: Type.Array(Type.String({ pattern: '^turns?:' }), { examples: [['turn:turn.example.org?transport=udp']] }),
+        shared_secret: text('a long random text'),
+        lifetime_ms: count(86_400_000),
+      },
+      { additionalProperties: false },
+    ),
+  ),
+  application_services: texts([], 'bridge.yaml'),
+  memory: section({
+    event_cache_mb: count(64, { minimum: 1 }),
+  }),
+  log: section({
+    level: Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { default: 'info', examples: ['info'] }),
+  }),
+});
+
+export type Config = Static<typeof configSchema>;
