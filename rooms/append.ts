@@ -2,7 +2,12 @@ import { type RoomEvent, splitStateKey } from '@trellis/protocol/event.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
 import type { EventRef, Snapshot, StateDelta } from '@trellis/storage/state-snapshots.ts';
-import { type EventStatus, type EventTransaction, type ReplacedState, StoredEvent } from '@trellis/storage/stored-event.ts';
+import {
+  type EventStatus,
+  type EventTransaction,
+  type ReplacedState,
+  StoredEvent,
+} from '@trellis/storage/stored-event.ts';
 import { applyRedaction } from './redactions.ts';
 import { type Member, memberFromEvent, type Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -34,6 +39,8 @@ export interface Append {
   readonly nid?: number;
   /** Predecessors that are not here. */
   readonly missing?: readonly string[];
+  /** See `EventChange`. */
+  readonly relayFrom?: string;
   /** Runs in the transaction that stores the event. */
   readonly also?: (tx: Queryable) => Promise<void>;
 }
@@ -63,11 +70,14 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
   const relation = relationOf(event);
   const target = relation && events.cached(relation.target);
 
+  const serversBefore = room.otherServers;
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
   if (event.status === 'accepted') {
     room.timeline.push(event);
   }
-  const redaction = event.status === 'accepted' ? applyRedaction(rooms, room, event, plan.stateBefore) : undefined;
+  const servers = { before: serversBefore, after: room.otherServers };
+  const redaction =
+    event.status === 'accepted' ? applyRedaction(rooms, room, event, plan.stateBefore) : undefined;
 
   room.uncommitted++;
   const committed = writer
@@ -77,10 +87,17 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
         event,
         snapshots: plan.after ? [plan.stateBefore, plan.after.state] : [plan.stateBefore],
         room: plan.after && { extremities: room.extremities, state: room.state.id, depth: room.depth },
-        memberships: memberships.flatMap(({ userId, member }) => (member ? [membershipRow(userId, member)] : [])),
+        memberships: memberships.flatMap(({ userId, member }) =>
+          member ? [membershipRow(userId, member)] : [],
+        ),
         relation,
         missing: plan.missing,
-        also: allOf(plan.also, redaction?.store, removedMembers(room, memberships)),
+        also: allOf(
+          plan.also,
+          redaction?.store,
+          removedMembers(room, memberships),
+          markRelayed(room, pos, plan),
+        ),
       },
     ])
     .then(
@@ -92,7 +109,13 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
             roomId: room.roomId,
             event,
             outOfBand: false,
-            memberships: memberships.map(({ userId, before, member }) => ({ userId, before, after: member?.membership })),
+            relayFrom: plan.relayFrom,
+            servers,
+            memberships: memberships.map(({ userId, before, member }) => ({
+              userId,
+              before,
+              after: member?.membership,
+            })),
           },
         ]);
       },
@@ -136,7 +159,8 @@ function changeState(
     const before = room.member(userId);
     const changed = source && memberFromEvent(source, pos);
     // A new name or avatar is no new membership.
-    const member = changed && before?.membership === changed.membership ? { ...changed, pos: before.pos } : changed;
+    const member =
+      changed && before?.membership === changed.membership ? { ...changed, pos: before.pos } : changed;
     memberships.push({ userId, before: before?.membership, member });
     room.setMember(userId, member);
   }
@@ -153,6 +177,14 @@ function removedMembers(room: Room, changes: readonly MembershipChange[]) {
   if (gone.length === 0) return undefined;
   return async (tx: Queryable) => {
     await tx.query('DELETE FROM room_members WHERE room = $1 AND user_id = ANY($2)', [room.nid, gone]);
+  };
+}
+
+/** So that the event is passed on after a restart too. */
+function markRelayed(room: Room, pos: number, plan: Append) {
+  if (plan.relayFrom === undefined) return undefined;
+  return async (tx: Queryable) => {
+    await tx.query('INSERT INTO relayed_events (room, pos) VALUES ($1, $2)', [room.nid, pos]);
   };
 }
 
@@ -174,7 +206,12 @@ export function relationOf(event: RoomEvent): RelationRow | undefined {
   const relates = event.content['m.relates_to'];
   if (typeof relates !== 'object' || relates === null || Array.isArray(relates)) return undefined;
   const { event_id: target, rel_type: relType, key } = relates;
-  if (typeof target !== 'string' || typeof relType !== 'string' || target.length > 255 || relType.length > 255)
+  if (
+    typeof target !== 'string' ||
+    typeof relType !== 'string' ||
+    target.length > 255 ||
+    relType.length > 255
+  )
     return undefined;
   return { target, relType, aggregationKey: typeof key === 'string' && key.length <= 1024 ? key : null };
 }

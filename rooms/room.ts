@@ -4,7 +4,7 @@ import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { Lock } from './lock.ts';
-import { TimelineTail } from './timeline-tail.ts';
+import type { TimelineTail } from './timeline-tail.ts';
 
 export interface Member {
   readonly membership: string;
@@ -40,6 +40,7 @@ export class Room {
   readonly #members = new Map<string, Member>();
   readonly #joinedHere = new Set<string>();
   readonly #servers = new Map<string, number>();
+  #otherServers: readonly string[] | undefined;
   readonly #counts = new Map<string, number>();
 
   constructor(
@@ -98,6 +99,12 @@ export class Room {
     return this.#servers;
   }
 
+  /** The servers besides ours. The same array as long as they are the same; not to be changed. */
+  get otherServers(): readonly string[] {
+    this.#otherServers ??= [...this.#servers.keys()].filter((server) => server !== this.#ourServer);
+    return this.#otherServers;
+  }
+
   /** For `append.ts` only. `undefined` removes the member. */
   setMember(userId: string, member: Member | undefined): void {
     const before = this.#members.get(userId)?.membership;
@@ -110,7 +117,9 @@ export class Room {
     if (after !== undefined) this.#counts.set(after, this.count(after) + 1);
     if (before !== 'join' && after !== 'join') return;
     const server = serverNameOf(userId);
-    const joined = (this.#servers.get(server) ?? 0) + (after === 'join' ? 1 : -1);
+    const joinedBefore = this.#servers.get(server) ?? 0;
+    const joined = joinedBefore + (after === 'join' ? 1 : -1);
+    if (joined > 0 !== joinedBefore > 0) this.#otherServers = undefined;
     if (joined > 0) this.#servers.set(server, joined);
     else this.#servers.delete(server);
     if (server !== this.#ourServer) return;

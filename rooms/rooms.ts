@@ -1,13 +1,13 @@
 import { MatrixError, notFound } from '@trellis/protocol/errors.ts';
-import { roomVersion, type RoomVersion } from '@trellis/protocol/room-versions.ts';
+import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import type { EventStore } from '@trellis/storage/events.ts';
 import type { EventWriter } from '@trellis/storage/event-writer.ts';
+import type { EventStore } from '@trellis/storage/events.ts';
 import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
-import type { Stream } from '@trellis/storage/streams.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import type { Stream } from '@trellis/storage/streams.ts';
 import { type Member, Room } from './room.ts';
 import { TimelineTail } from './timeline-tail.ts';
 
@@ -20,8 +20,22 @@ export interface EventChange {
    * that user hears of it.
    */
   readonly outOfBand: boolean;
+  /**
+   * The server that handed the event in by a handshake (`/send_join` and the like): it is for this server to pass it
+   * on to the other servers of the room.
+   */
+  readonly relayFrom?: string | undefined;
+  /**
+   * Other servers in the room before and after the event: one and the same array unless it changed them. Left out
+   * where the event is not for other servers.
+   */
+  readonly servers?: { readonly before: readonly string[]; readonly after: readonly string[] };
   /** Members of the room whose membership this event changed, with what it was before. */
-  readonly memberships: ReadonlyArray<{ userId: string; before: string | undefined; after: string | undefined }>;
+  readonly memberships: ReadonlyArray<{
+    userId: string;
+    before: string | undefined;
+    after: string | undefined;
+  }>;
 }
 
 /** What the engine works with; made once by the composition root. */
@@ -93,7 +107,9 @@ export class Rooms {
   async exclusive<T>(roomId: string, task: (room: Room) => Promise<T>): Promise<T> {
     for (;;) {
       const room = await this.require(roomId);
-      const outcome = await room.lock.run(async () => (room.dropped ? undefined : { value: await task(room) }));
+      const outcome = await room.lock.run(async () =>
+        room.dropped ? undefined : { value: await task(room) },
+      );
       if (outcome) return outcome.value;
     }
   }
@@ -128,7 +144,11 @@ export class Rooms {
     if (!row) return undefined;
     const version = roomVersion(row.version);
     if (!version)
-      throw new MatrixError(400, 'M_UNSUPPORTED_ROOM_VERSION', `The room has the unknown version ${row.version}`);
+      throw new MatrixError(
+        400,
+        'M_UNSUPPORTED_ROOM_VERSION',
+        `The room has the unknown version ${row.version}`,
+      );
     const [state, members, tail] = await Promise.all([
       row.state === null ? Snapshot.empty : snapshots.load(row.state),
       db.query<Member & { userId: string }>(
