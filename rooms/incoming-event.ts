@@ -1,0 +1,87 @@
+import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { JsonValue, Pdu, RoomEvent } from '@trellis/protocol/event.ts';
+import { checkPdu } from '@trellis/protocol/event-format.ts';
+import { checkContentHash, makeEvent } from '@trellis/protocol/make-event.ts';
+import { redact } from '@trellis/protocol/redaction.ts';
+import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
+
+/** Verifies the signatures that events need. Federation's key ring does it. */
+export interface EventVerifier {
+  /** An error for each event id, or `undefined` where all signatures are right. */
+  verifyEventSignatures(events: readonly RoomEvent[]): Promise<Map<string, Error | undefined>>;
+}
+
+/** What became of a PDU: an event that is worth a look at, or an error. */
+export interface Incoming {
+  /** `undefined` where the PDU is too broken to have an id. */
+  readonly eventId: string | undefined;
+  readonly event?: RoomEvent;
+  readonly error?: string;
+}
+
+/** Signatures verified at a time: bounds the keys that are asked for together. */
+const BATCH = 500;
+
+/**
+ * Steps 1 to 3 of the checks on a received PDU (spec: server-server API, "Checks performed on receipt of a PDU"): the
+ * format and size that the room version asks for, the signatures, and the content hash. Where the hash is wrong the
+ * event goes on redacted. `unsigned` is left out: nobody answers for it.
+ *
+ * @returns the outcomes, in the order of the PDUs
+ */
+export async function checkIncoming(
+  pdus: readonly Pdu[],
+  version: RoomVersion,
+  verifier: EventVerifier,
+): Promise<Incoming[]> {
+  const ids = new Set<string>();
+  const checked = pdus.map((pdu) => {
+    const incoming = checkFormat(pdu, version);
+    // What the verifier says of an id must be of this very event.
+    if (incoming.event && ids.has(incoming.event.eventId))
+      return { eventId: incoming.eventId, error: 'the event is given twice' };
+    if (incoming.event) ids.add(incoming.event.eventId);
+    return incoming;
+  });
+  const events = checked.flatMap(({ event }) => event ?? []);
+  const errors = new Map<RoomEvent, Error>();
+  for (let i = 0; i < events.length; i += BATCH) {
+    const batch = events.slice(i, i + BATCH);
+    const verified = await verifier.verifyEventSignatures(batch);
+    for (const event of batch) {
+      // An event that the verifier says nothing about has not been verified.
+      const error = verified.has(event.eventId) ? verified.get(event.eventId) : new Error('not verified');
+      if (error) errors.set(event, error);
+    }
+  }
+  return checked.map((incoming) => {
+    const error = incoming.event && errors.get(incoming.event);
+    if (error) return { eventId: incoming.eventId, error: error.message };
+    return incoming.event ? { ...incoming, event: withRightHash(incoming.event) } : incoming;
+  });
+}
+
+/** The id of a PDU whose format nobody has looked at; `undefined` when it can't have one. */
+export function idOfPdu(pdu: JsonValue | undefined, version: RoomVersion): string | undefined {
+  try {
+    const { eventId } = makeEvent(pdu as Pdu, version);
+    return typeof eventId === 'string' ? eventId : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function checkFormat({ unsigned: _unsigned, ...pdu }: Pdu, version: RoomVersion): Incoming {
+  try {
+    checkPdu(pdu, version);
+    const event = makeEvent(pdu, version);
+    return { eventId: event.eventId, event };
+  } catch (error) {
+    if (!(error instanceof MatrixError)) throw error;
+    return { eventId: idOfPdu(pdu, version), error: error.message };
+  }
+}
+
+function withRightHash(event: RoomEvent): RoomEvent {
+  return checkContentHash(event) ? event : makeEvent(redact(event.pdu, event.version), event.version);
+}

@@ -1,0 +1,143 @@
+import { authoriseByAuthEvents } from '@trellis/protocol/auth-rules/index.ts';
+import type { RoomEvent } from '@trellis/protocol/event.ts';
+import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
+import { StoredEvent } from '@trellis/storage/stored-event.ts';
+import type { Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
+
+/** Outliers stored at a time: how long the room's lock is held, and how many wait in memory for their commit. */
+const CHUNK = 500;
+
+/**
+ * Stores checked events of a room without a place in its order: events that authorise others, state from before this
+ * server came. Each is authorised by its own `auth_events`, in topological order, and so is accepted or rejected.
+ * Events whose auth events are not known, here or among the given ones, are left out, and so are those that these
+ * would authorise: an auth chain in the database has no holes.
+ *
+ * @returns all of the events that are stored now, those known before included
+ */
+export async function storeOutliers(
+  rooms: Rooms,
+  room: Room,
+  events: readonly RoomEvent[],
+): Promise<Map<string, StoredEvent>> {
+  const ofRoom = events.filter((event) => event.roomId === room.roomId);
+  const needed = new Set(ofRoom.flatMap((event) => [event.eventId, ...dependencies(event, room.version)]));
+  const known = await rooms.parts.events.getMany(needed);
+  const judged = authoriseInOrder(ofRoom, known, room.version);
+  for (let i = 0; i < judged.length; i += CHUNK) {
+    const stored = await storeChunk(rooms, room.roomId, judged.slice(i, i + CHUNK));
+    for (const event of stored) known.set(event.eventId, event);
+  }
+  const given = new Map<string, StoredEvent>();
+  for (const { eventId } of ofRoom) {
+    const event = known.get(eventId);
+    if (event) given.set(eventId, event);
+  }
+  return given;
+}
+
+/**
+ * What an event's own auth events say of it (step 4 of the checks on a received PDU): a reason to reject it,
+ * `undefined` when they allow it. `known` must hold them, and the create event.
+ */
+export function rejectionByAuthEvents(
+  event: RoomEvent,
+  known: ReadonlyMap<string, Judged>,
+  version: RoomVersion,
+): string | undefined {
+  const auth = event.authEvents.map((id) => known.get(id)!);
+  const create = version.roomIdIsCreateHash ? known.get(createIdOf(event.roomId)) : undefined;
+  return authoriseByAuthEvents(event, auth, version, create);
+}
+
+/** Events that have to be known before an event can be authorised: since room version 12 the create event too. */
+export function dependencies(event: RoomEvent, version: RoomVersion): string[] {
+  if (!version.roomIdIsCreateHash || event.type === 'm.room.create') return [...event.authEvents];
+  return [...event.authEvents, createIdOf(event.roomId)];
+}
+
+function createIdOf(roomId: string): string {
+  return `$${roomId.slice(1)}`;
+}
+
+type Judged = RoomEvent & { readonly rejected?: boolean };
+
+/** The new ones of the events that can be authorised, auth events before what they authorise. */
+function authoriseInOrder(
+  events: readonly RoomEvent[],
+  known: ReadonlyMap<string, StoredEvent>,
+  version: RoomVersion,
+): Judged[] {
+  const judged = new Map<string, Judged>(known);
+  const waiting = new Map<RoomEvent, number>();
+  const followers = new Map<string, RoomEvent[]>();
+  const ready: RoomEvent[] = [];
+  const ids = new Set<string>();
+  for (const event of events) {
+    if (known.has(event.eventId) || ids.has(event.eventId)) continue;
+    ids.add(event.eventId);
+    const missing = new Set(dependencies(event, version).filter((id) => !known.has(id)));
+    if (missing.size === 0) ready.push(event);
+    else waiting.set(event, missing.size);
+    for (const id of missing) {
+      const others = followers.get(id);
+      if (others) others.push(event);
+      else followers.set(id, [event]);
+    }
+  }
+  const ordered: Judged[] = [];
+  for (let i = 0; i < ready.length; i++) {
+    const event = ready[i]!;
+    const rejected = rejectionByAuthEvents(event, judged, version) !== undefined;
+    const outcome = { ...event, rejected };
+    judged.set(event.eventId, outcome);
+    ordered.push(outcome);
+    for (const follower of followers.get(event.eventId) ?? []) {
+      const left = waiting.get(follower)! - 1;
+      waiting.set(follower, left);
+      if (left === 0) ready.push(follower);
+    }
+  }
+  return ordered;
+}
+
+/**
+ * Under the room's lock, so that no event is given two numbers; but only for as long as it takes to hand them to the
+ * writer.
+ */
+async function storeChunk(rooms: Rooms, roomId: string, chunk: readonly Judged[]): Promise<StoredEvent[]> {
+  const { ids, events, writer } = rooms.parts;
+  await ids.ensure(chunk.length);
+  const { stored, committed } = await rooms.exclusive(roomId, async (room) => {
+    const known = await events.getMany(chunk.map(({ eventId }) => eventId));
+    const fresh = chunk
+      .filter(({ eventId }) => !known.has(eventId))
+      .map(
+        (event) =>
+          new StoredEvent(event, {
+            nid: ids.next(),
+            pos: undefined,
+            status: event.rejected ? 'rejected' : 'accepted',
+            stateBefore: undefined,
+          }),
+      );
+    for (const event of fresh) events.remember(event);
+    if (fresh.length === 0) return { stored: [...known.values()], committed: Promise.resolve() };
+    room.uncommitted++;
+    const committed = writer
+      .write(fresh.map((event) => ({ roomNid: room.nid, event, snapshots: [], memberships: [] })))
+      .catch((error: unknown) => {
+        for (const event of fresh) events.forget(event.eventId);
+        rooms.drop(room);
+        throw error;
+      })
+      .finally(() => {
+        room.uncommitted--;
+      });
+    committed.catch(() => {});
+    return { stored: [...known.values(), ...fresh], committed };
+  });
+  await committed;
+  return stored;
+}
