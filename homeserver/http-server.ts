@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
-import type { FastifyBaseLogger } from 'fastify';
 import { badJson, MatrixError, notJson, unrecognized } from '@trellis/protocol/errors.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
+import type { FastifyBaseLogger } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
 
 /** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
 const BODY_LIMIT = 4 * 1024 * 1024;
@@ -11,7 +11,10 @@ const BODY_LIMIT = 4 * 1024 * 1024;
  * The HTTP server that both APIs are plugged into: body parsing, errors, CORS and unknown paths as Matrix wants
  * them. It listens nowhere yet.
  */
-export function createHttpServer(logger: FastifyBaseLogger, options: FastifyServerOptions = {}): FastifyInstance {
+export function createHttpServer(
+  logger: FastifyBaseLogger,
+  options: FastifyServerOptions = {},
+): FastifyInstance {
   const app = Fastify({
     loggerInstance: logger,
     disableRequestLogging: true,
@@ -27,7 +30,9 @@ export function createHttpServer(logger: FastifyBaseLogger, options: FastifyServ
         return url.startsWith('/_matrix/media/v1/create') ? url : `/_matrix/media/v3/${url.slice(18)}`;
       return url;
     },
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: true, allErrors: false } },
+    ajv: {
+      customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: true, allErrors: false },
+    },
     ...options,
   }) as unknown as FastifyInstance;
 
@@ -42,11 +47,18 @@ export function createHttpServer(logger: FastifyBaseLogger, options: FastifyServ
     }
   });
 
-  app.setErrorHandler((error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string }, request, reply) => {
-    const answer = asMatrixError(error);
-    if (answer.status >= 500) request.log.error({ err: error, url: request.routeOptions.url }, 'request failed');
-    return reply.code(answer.status).send(answer.toBody());
-  });
+  app.setErrorHandler(
+    (
+      error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string },
+      request,
+      reply,
+    ) => {
+      const answer = asMatrixError(error);
+      if (answer.status >= 500)
+        request.log.error({ err: error, url: request.routeOptions.url }, 'request failed');
+      return reply.code(answer.status).send(answer.toBody());
+    },
+  );
 
   app.setNotFoundHandler((request) => {
     // Known path, other method: 405, else 404 (spec: "Unsupported endpoints").
@@ -81,7 +93,9 @@ declare module 'fastify' {
   }
 }
 
-function asMatrixError(error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string }): MatrixError {
+function asMatrixError(
+  error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string },
+): MatrixError {
   if (error instanceof MatrixError) return error;
   if (error.validation) {
     if (error.validationContext === 'body') return badJson(error.message);

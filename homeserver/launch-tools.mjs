@@ -1,7 +1,7 @@
 // Plain JavaScript without dependencies: it runs before anything is installed, by any Node from 20 on.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -11,13 +11,17 @@ const stamp = join(modules, '.trellis-lock');
 
 /** Installs dependencies when they are missing or older than the lock file. */
 export function ensureInstalled() {
-  const wanted = createHash('sha256').update(readFileSync(join(root, 'package-lock.json'))).digest('hex');
+  const wanted = createHash('sha256')
+    .update(readFileSync(join(root, 'package-lock.json')))
+    .digest('hex');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   console.error('Installing dependencies (only the first time, and after upgrades)…');
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
   const result = spawnSync(npm, ['ci', '--no-fund', '--no-audit'], { cwd: root, stdio: ['ignore', 2, 2] });
   if (result.status !== 0) {
-    console.error('npm ci failed: see above. Trellis needs Node 20 or later, npm, and access to an npm registry.');
+    console.error(
+      'npm ci failed: see above. Trellis needs Node 20 or later, npm, and access to an npm registry.',
+    );
     process.exit(1);
   }
   writeFileSync(stamp, wanted);
@@ -32,6 +36,8 @@ export function findNode() {
   ];
   for (const candidate of candidates) if (existsSync(candidate)) return candidate;
   if (Number(process.versions.node.split('.')[0]) >= 26) return process.execPath;
-  console.error('Node 26 was not installed: run "npm install" with install scripts allowed for the package "node".');
+  console.error(
+    'Node 26 was not installed: run "npm install" with install scripts allowed for the package "node".',
+  );
   process.exit(1);
 }

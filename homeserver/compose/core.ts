@@ -1,4 +1,3 @@
-import type { FastifyBaseLogger } from 'fastify';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { Memberships } from '@trellis/rooms/memberships.ts';
@@ -11,6 +10,7 @@ import { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import { newestEventPosition, reserveStreamPositions } from '@trellis/storage/stream-positions.ts';
 import { Stream, type Streams } from '@trellis/storage/streams.ts';
+import type { FastifyBaseLogger } from 'fastify';
 import type { Config } from '../config/schema.ts';
 
 /** The engine that every area of the server is built on. */

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
+import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import { Value } from 'typebox/value';
 import { parse, YAMLParseError } from 'yaml';
-import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import { type Config, configSchema } from './schema.ts';
 
 /** What is wrong with a configuration, in words for whoever wrote it. */
@@ -36,7 +36,8 @@ export function readConfig(text: string, folder: string, name = 'configuration')
   }
   const config = Value.Default(configSchema, value) as Config;
   const problems = problemsOf(config);
-  if (problems.length > 0) throw new ConfigError(`${name}:\n${problems.map((line) => `  ${line}`).join('\n')}`);
+  if (problems.length > 0)
+    throw new ConfigError(`${name}:\n${problems.map((line) => `  ${line}`).join('\n')}`);
   return withPaths(config, folder);
 }
 

@@ -5,12 +5,16 @@ function section<P extends TProperties>(properties: P): TObject<P> {
   return Type.Object(properties, { additionalProperties: false, default: {} });
 }
 
-const text = (example: string, more: object = {}) => Type.String({ minLength: 1, examples: [example], ...more });
+const text = (example: string, more: object = {}) =>
+  Type.String({ minLength: 1, examples: [example], ...more });
 const optional = (example: string, more: object = {}) => Type.Optional(text(example, more));
 const flag = (value: boolean) => Type.Boolean({ default: value, examples: [value] });
-const count = (value: number, more: object = {}) => Type.Integer({ minimum: 0, default: value, examples: [value], ...more });
-const texts = (value: string[], example: string) => Type.Array(Type.String({ minLength: 1 }), { default: value, examples: [[example]] });
-const port = (value: number) => Type.Integer({ minimum: 1, maximum: 65535, default: value, examples: [value] });
+const count = (value: number, more: object = {}) =>
+  Type.Integer({ minimum: 0, default: value, examples: [value], ...more });
+const texts = (value: string[], example: string) =>
+  Type.Array(Type.String({ minLength: 1 }), { default: value, examples: [[example]] });
+const port = (value: number) =>
+  Type.Integer({ minimum: 1, maximum: 65535, default: value, examples: [value] });
 const rate = (perSecond: number, burst: number) =>
   Type.Object(
     {
@@ -22,7 +26,11 @@ const rate = (perSecond: number, burst: number) =>
 
 /** Every option there is; config.sample.yaml explains them. A test holds the two together. */
 export const configSchema = section({
-  server_name: text('example.org', { default: 'localhost', pattern: '^[A-Za-z0-9.:\\[\\]-]+$', maxLength: 230 }),
+  server_name: text('example.org', {
+    default: 'localhost',
+    pattern: '^[A-Za-z0-9.:\\[\\]-]+$',
+    maxLength: 230,
+  }),
   data_dir: text('data', { default: 'data' }),
   public_url: optional('https://matrix.example.org', { pattern: '^https?://' }),
   http: section({
@@ -38,7 +46,10 @@ export const configSchema = section({
         certificate: text('tls/fullchain.pem'),
         key: text('tls/privkey.pem'),
       },
-      { additionalProperties: false, examples: [{ certificate: 'tls/fullchain.pem', key: 'tls/privkey.pem' }] },
+      {
+        additionalProperties: false,
+        examples: [{ certificate: 'tls/fullchain.pem', key: 'tls/privkey.pem' }],
+      },
     ),
   ),
   database: section({
@@ -85,18 +96,31 @@ export const configSchema = section({
   }),
   federation: section({
     enabled: flag(true),
-    allowed_servers: Type.Optional(texts([], '*.example.org')),
-    denied_servers: texts([], 'spam.example.org'),
+    allow_servers: Type.Optional(texts([], '*.example.org')),
+    deny_servers: texts([], 'spam.example.org'),
     ca_file: optional('tls/ca.pem'),
     verify_tls: flag(true),
     deny_addresses: Type.Optional(Type.Array(Type.String(), { examples: [['10.0.0.0/8']] })),
     allow_addresses: texts([], '192.168.1.7/32'),
-    trusted_key_servers: texts(['matrix.org'], 'matrix.org'),
+    trusted_key_servers: Type.Optional(
+      Type.Array(
+        Type.Object(
+          {
+            server_name: text('matrix.org'),
+            verify_keys: Type.Optional(Type.Record(Type.String(), Type.String())),
+          },
+          { additionalProperties: false },
+        ),
+        { examples: [[{ server_name: 'matrix.org' }]] },
+      ),
+    ),
   }),
   turn: Type.Optional(
     Type.Object(
       {
-        uris: Type.Array(Type.String({ pattern: '^turns?:' }), { examples: [['turn:turn.example.org?transport=udp']] }),
+        uris: Type.Array(Type.String({ pattern: '^turns?:' }), {
+          examples: [['turn:turn.example.org?transport=udp']],
+        }),
         shared_secret: text('a long random text'),
         lifetime_ms: count(86_400_000),
       },
@@ -108,7 +132,10 @@ export const configSchema = section({
     event_cache_mb: count(64, { minimum: 1 }),
   }),
   log: section({
-    level: Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { default: 'info', examples: ['info'] }),
+    level: Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {
+      default: 'info',
+      examples: ['info'],
+    }),
   }),
 });
 

@@ -6,6 +6,6 @@ CREATE TABLE stream_positions (
 
 -- One row: whose database this is. Starting a server of another name on it would sign with foreign identities.
 CREATE TABLE installation (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  single boolean PRIMARY KEY DEFAULT true CHECK (single),
   server_name text NOT NULL
 );

@@ -1,0 +1,13 @@
+// Plain JavaScript without dependencies: it runs before anything is installed, by any Node from 20 on.
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { ensureInstalled, findNode, root } from './launch-tools.mjs';
+
+ensureInstalled();
+const child = spawn(findNode(), [join(root, 'homeserver', 'main.ts'), ...process.argv.slice(2)], {
+  stdio: 'inherit',
+  env: { NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'compile'), ...process.env },
+});
+// Ctrl-C reaches the whole process group; a service manager's signal reaches only this process.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+child.on('exit', (code, signal) => process.exit(code ?? (signal ? 1 : 0)));

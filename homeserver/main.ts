@@ -1,0 +1,94 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { pino } from 'pino';
+import { commands } from './commands.ts';
+import { ConfigError, loadConfig, readConfig } from './config/load.ts';
+import type { Config } from './config/schema.ts';
+import { type RunningServer, startServer } from './server.ts';
+
+const HELP = `Usage: npm start -- [--config FILE]             starts the server
+       npm run trellis -- COMMAND [--config FILE]
+
+Without --config the file config.yaml in the current folder is used if it is there, else the defaults of
+config.sample.yaml.
+
+Commands:
+${commands.map(({ name, args, says }) => `  ${`${name} ${args}`.padEnd(34)}${says}`).join('\n')}
+`;
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      config: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+      admin: { type: 'boolean' },
+      password: { type: 'string' },
+    },
+  });
+  const [name = 'start', ...args] = positionals;
+  if (values.help) return void process.stdout.write(HELP);
+  const command = commands.find((known) => known.name === name);
+  if (!command && name !== 'start') throw new ConfigError(`there is no command "${name}"\n\n${HELP}`);
+  const config = configFrom(values.config);
+  const { admin, password } = values;
+  if (command) return command.run({ config, args, admin, password });
+  await serve(config);
+}
+
+function configFrom(file: string | undefined): Config {
+  if (file !== undefined) return loadConfig(file);
+  const usual = join(process.cwd(), 'config.yaml');
+  return existsSync(usual) ? loadConfig(usual) : readConfig('', process.cwd());
+}
+
+async function serve(config: Config): Promise<void> {
+  const log = pino({ level: config.log.level, base: null }, pino.destination({ sync: false }));
+  process.on('unhandledRejection', (err) =>
+    log.error({ err }, 'a promise was rejected that nobody waited for'),
+  );
+  const server = await startServer(config, log);
+  process.on('SIGHUP', () => {
+    server.reloadCertificate().then(
+      () => log.info('certificate read again'),
+      (err: unknown) => log.error({ err }, 'the certificate could not be read: the old one stays'),
+    );
+  });
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(server, signal));
+  log.info({ server_name: config.server_name, http: config.http, tls: config.tls?.port }, 'started');
+  if (process.stdout.isTTY) greet(config);
+}
+
+async function stop(server: RunningServer, signal: string): Promise<void> {
+  process.stderr.write(`${signal}: stopping…\n`);
+  // A second signal means it.
+  for (const again of ['SIGINT', 'SIGTERM'] as const) process.once(again, () => process.exit(1));
+  await server.close();
+  process.exit(0);
+}
+
+function greet(config: Config): void {
+  const { host, port } = config.http;
+  const url = config.public_url ?? `http://${host === '0.0.0.0' ? 'localhost' : host}:${port}`;
+  process.stderr.write(`
+Trellis is running as ${config.server_name} at ${url}
+
+  Make the first user:  npm run trellis -- register-user NAME --admin
+  Then log in with any Matrix client (Element, Cinny, …): choose ${url} as its homeserver.
+  Stop with Ctrl-C. Everything is kept in ${config.data_dir}
+${config.server_name === 'localhost' ? '\n  To talk with other servers, set server_name to your domain first: see config.sample.yaml.\n' : ''}
+`);
+}
+
+main().catch((error: unknown) => {
+  const { message, code } = error as Error & { code?: string };
+  if (error instanceof ConfigError || code?.startsWith('ERR_PARSE_ARGS'))
+    process.stderr.write(`${message}\n`);
+  else if (code === 'EADDRINUSE')
+    process.stderr.write(
+      `${message}: another program uses that port; stop it, or change http.port or tls.port\n`,
+    );
+  else process.stderr.write(`Trellis could not start: ${(error as Error).stack ?? String(error)}\n`);
+  process.exit(1);
+});

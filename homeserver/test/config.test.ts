@@ -1,0 +1,60 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { readConfig } from '../config/load.ts';
+import { configSchema } from '../config/schema.ts';
+
+const SAMPLE = readFileSync(new URL('../../config.sample.yaml', import.meta.url), 'utf8');
+/** The sample with its commented options switched on. */
+const WHOLE = SAMPLE.replaceAll(/^(\s*)# (\s*(?:- )?[a-z_]+:.*)$/gm, '$1$2');
+
+interface Node {
+  properties?: Record<string, Node>;
+}
+
+function optionPaths(node: Node, path = ''): string[] {
+  return Object.entries(node.properties ?? {}).flatMap(([name, child]) =>
+    child.properties ? optionPaths(child, `${path}${name}.`) : [`${path}${name}`],
+  );
+}
+
+function valueAt(config: unknown, path: string): unknown {
+  return path
+    .split('.')
+    .reduce((value, step) => (value as Record<string, unknown> | undefined)?.[step], config);
+}
+
+describe('configuration', () => {
+  it('of the sample is the default', () => {
+    assert.deepEqual(readConfig(SAMPLE, '/etc/trellis'), readConfig('', '/etc/trellis'));
+  });
+
+  it('of the sample explains every option', () => {
+    const whole = readConfig(WHOLE, '/etc/trellis');
+    for (const path of optionPaths(configSchema as unknown as Node))
+      assert.notEqual(valueAt(whole, path), undefined, `config.sample.yaml says nothing of ${path}`);
+  });
+
+  it('takes relative paths from the folder of the file', () => {
+    const config = readConfig('data_dir: here\ntls: { certificate: c.pem, key: /k.pem }', '/etc/trellis');
+    assert.equal(config.data_dir, '/etc/trellis/here');
+    assert.equal(config.tls?.certificate, '/etc/trellis/c.pem');
+    assert.equal(config.tls?.key, '/k.pem');
+  });
+
+  for (const [text, message] of [
+    ['http: { port: none }', /http\.port: must be integer; for example: port: 8008/],
+    ['http: { prot: 1 }', /http\.prot: there is no such option; known here: host, port, trust_proxy/],
+    ['servername: x', /servername: there is no such option/],
+    ['log: { level: loud }', /log\.level: must be one of trace, debug.*; for example: level: "info"/],
+    ['tls: { certificate: a }', /tls: key is missing/],
+    ['federation: { deny_servers: [1] }', /federation\.deny_servers\.0: must be string/],
+    ['rooms: { default_version: "99" }', /rooms\.default_version: "99" is no room version/],
+    ['rate_limits: { joins: { per_second: 0 } }', /rate_limits\.joins\.per_second: must be > 0/],
+    ['- a', /must be object/],
+    ['a: [', /this is not YAML/],
+  ] as const)
+    it(`refuses ${text}`, () => {
+      assert.throws(() => readConfig(text, '/'), { name: 'ConfigError', message });
+    });
+});
