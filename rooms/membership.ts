@@ -45,7 +45,12 @@ export class Membership {
    *
    * @param servers where to try, besides the servers known from an invite or the room id
    */
-  async join(roomId: string, userId: string, servers: readonly string[], extra: JsonObject = {}): Promise<void> {
+  async join(
+    roomId: string,
+    userId: string,
+    servers: readonly string[],
+    extra: JsonObject = {},
+  ): Promise<void> {
     const { rooms, remote } = this.#parts;
     const content: JsonObject = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
     const room = await rooms.get(roomId);
@@ -54,13 +59,19 @@ export class Membership {
       if (candidates.length === 0) throw notFound('No known servers are in that room');
       return remote.join(roomId, userId, candidates, content);
     }
-    const verdict = await restrictedJoin(rooms, this.#parts.memberships, room, userId);
+    const verdict = await restrictedJoin(rooms, room, userId);
     if (verdict.kind === 'ask-others') {
       const others = [...room.servers.keys()].filter((server) => server !== rooms.parts.serverName);
-      if (others.length > 0) return remote.join(roomId, userId, [...new Set([...others, ...candidates])], content);
+      if (others.length > 0)
+        return remote.join(roomId, userId, [...new Set([...others, ...candidates])], content);
     }
     if (verdict.kind === 'authorised') content.join_authorised_via_users_server = verdict.by;
-    if (room.isJoined(userId) && Object.keys(extra).length === 0 && (await this.#sameProfile(room, userId, content))) return;
+    if (
+      room.isJoined(userId) &&
+      Object.keys(extra).length === 0 &&
+      (await this.#sameProfile(room, userId, content))
+    )
+      return;
     await this.#append(roomId, userId, userId, content);
   }
 
@@ -106,7 +117,12 @@ export class Membership {
     await this.#append(roomId, sender, target, { ...extra, membership: 'leave' });
   }
 
-  async knock(roomId: string, userId: string, servers: readonly string[], extra: JsonObject = {}): Promise<void> {
+  async knock(
+    roomId: string,
+    userId: string,
+    servers: readonly string[],
+    extra: JsonObject = {},
+  ): Promise<void> {
     const { rooms, remote } = this.#parts;
     const content = { ...(await this.#memberContent(userId)), ...extra, membership: 'knock' };
     const room = await rooms.get(roomId);
@@ -132,7 +148,12 @@ export class Membership {
           // The authoriser's signature was for the join; a change of profile must not claim it again.
           delete rest.join_authorised_via_users_server;
           const content = { ...rest, ...profile, membership: 'join' };
-          return appendDraft(rooms, room, { type: 'm.room.member', sender: userId, stateKey: userId, content });
+          return appendDraft(rooms, room, {
+            type: 'm.room.member',
+            sender: userId,
+            stateKey: userId,
+            content,
+          });
         });
         await committed;
       } catch (error) {
@@ -165,16 +186,23 @@ export class Membership {
     const ref = room.state.get('m.room.member', userId);
     const current = ref && (await this.#parts.rooms.parts.events.get(ref.eventId));
     return (
-      current?.content.displayname === content.displayname && current?.content.avatar_url === content.avatar_url
+      current?.content.displayname === content.displayname &&
+      current?.content.avatar_url === content.avatar_url
     );
   }
 
   /** Servers that may know the room: those named by the caller, the inviter's, the one in the room id. */
-  async #candidates(room: Room | undefined, roomId: string, userId: string, servers: readonly string[]): Promise<string[]> {
+  async #candidates(
+    room: Room | undefined,
+    roomId: string,
+    userId: string,
+    servers: readonly string[],
+  ): Promise<string[]> {
     const own = this.#parts.rooms.parts.serverName;
     const candidates = new Set(servers);
     const member = room?.member(userId);
-    if (member && (member.membership === 'invite' || member.membership === 'knock')) candidates.add(serverNameOf(member.sender));
+    if (member && (member.membership === 'invite' || member.membership === 'knock'))
+      candidates.add(serverNameOf(member.sender));
     for (const server of room?.servers.keys() ?? []) candidates.add(server);
     // Room ids since version 12 name no server.
     if (roomId.includes(':')) candidates.add(serverNameOf(roomId));

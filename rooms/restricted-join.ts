@@ -1,6 +1,5 @@
 import { powerLevels } from '@trellis/protocol/power-levels.ts';
 import { loadAuthState } from './auth-state.ts';
-import type { Memberships } from './memberships.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -8,22 +7,19 @@ import type { Rooms } from './rooms.ts';
  * Whether a user may join under a `restricted` or `knock_restricted` rule (spec: "Restricted rooms").
  * - `not-needed`: the rule is another one, or the user is invited or joined: the auth rules alone decide
  * - `authorised`: the user is in a room that the rule names, and local user `by` may invite on their behalf
- * - `ask-others`: this server has nobody who could authorise it, or does not know the rooms named; others may
+ * - `ask-others`: others may authorise it, this server can't: it is not in the rooms named (`unknown-rooms`), or nobody
+ *   here has the power to invite (`no-authoriser`)
  * - `refused`: the user is in none of the rooms named
  */
 export type RestrictedJoin =
-  | { readonly kind: 'not-needed' | 'ask-others' | 'refused' }
+  | { readonly kind: 'not-needed' | 'refused' }
+  | { readonly kind: 'ask-others'; readonly reason: 'unknown-rooms' | 'no-authoriser' }
   | { readonly kind: 'authorised'; readonly by: string };
 
 /** Rooms of a rule that are looked at. */
 const MAX_ALLOW = 50;
 
-export async function restrictedJoin(
-  rooms: Rooms,
-  memberships: Memberships,
-  room: Room,
-  userId: string,
-): Promise<RestrictedJoin> {
+export async function restrictedJoin(rooms: Rooms, room: Room, userId: string): Promise<RestrictedJoin> {
   const membership = room.membership(userId);
   if (membership === 'join' || membership === 'invite') return { kind: 'not-needed' };
   const state = await loadAuthState(rooms, room.state, [
@@ -41,21 +37,26 @@ export async function restrictedJoin(
   let allowed = false;
   for (const allowedRoom of allowedRooms(rules)) {
     const live = await rooms.get(allowedRoom);
+    // What is known of a room that this server has left is out of date.
     if (!live?.isResident) unknownRoom = true;
-    if (live?.isJoined(userId)) allowed = true;
-    else if (await memberships.isJoined(userId, allowedRoom)) allowed = true;
+    else if (live.isJoined(userId)) allowed = true;
     if (allowed) break;
   }
-  if (!allowed) return { kind: unknownRoom ? 'ask-others' : 'refused' };
+  if (!allowed) return unknownRoom ? { kind: 'ask-others', reason: 'unknown-rooms' } : { kind: 'refused' };
 
   const create = state.get('m.room.create', '');
-  if (!create) return { kind: 'ask-others' };
+  if (!create) return { kind: 'ask-others', reason: 'no-authoriser' };
   const levels = powerLevels(state.get('m.room.power_levels', '')?.content, create, room.version);
   let best: string | undefined;
   for (const candidate of room.joinedHere)
-    if (levels.user(candidate) >= levels.toInvite && (best === undefined || levels.user(candidate) > levels.user(best)))
+    if (
+      levels.user(candidate) >= levels.toInvite &&
+      (best === undefined || levels.user(candidate) > levels.user(best))
+    )
       best = candidate;
-  return best === undefined ? { kind: 'ask-others' } : { kind: 'authorised', by: best };
+  return best === undefined
+    ? { kind: 'ask-others', reason: 'no-authoriser' }
+    : { kind: 'authorised', by: best };
 }
 
 /** Ids of the rooms whose members may join, as far as the rule is well-formed. */

@@ -7,13 +7,13 @@ import { checkPdu } from '@trellis/protocol/event-format.ts';
 import { buildEvent } from '@trellis/protocol/make-event.ts';
 import type { StateDelta } from '@trellis/storage/state-snapshots.ts';
 import type { EventTransaction, StoredEvent } from '@trellis/storage/stored-event.ts';
-import { append, type Appended } from './append.ts';
+import { type Appended, append } from './append.ts';
 import { loadState } from './auth-state.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
 /** Predecessors that a new event names at the most; the rest stays for the events after it. */
-const MAX_PREV_EVENTS = 10;
+export const MAX_PREV_EVENTS = 10;
 
 /** An event as a local user wants it. */
 export interface Draft {
@@ -51,7 +51,9 @@ export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promis
   const { version } = room;
   const keys = authEventKeys({ ...draft, stateKey: draft.stateKey }, version);
   const content =
-    draft.redacts !== undefined && version.redactsInContent ? { ...draft.content, redacts: draft.redacts } : draft.content;
+    draft.redacts !== undefined && version.redactsInContent
+      ? { ...draft.content, redacts: draft.redacts }
+      : draft.content;
   const event = buildEvent(
     {
       ...(version.roomIdIsCreateHash && draft.type === 'm.room.create' ? {} : { room_id: room.roomId }),
@@ -62,13 +64,18 @@ export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promis
       ...(draft.redacts !== undefined && !version.redactsInContent ? { redacts: draft.redacts } : {}),
       prev_events: room.extremities.slice(0, MAX_PREV_EVENTS),
       auth_events: keys.flatMap((key) => room.state.getKey(key)?.eventId ?? []),
-      depth: room.depth + 1,
+      depth: nextDepth(room),
       origin_server_ts: draft.originServerTs ?? Date.now(),
     },
     { version, key: signingKey, serverName },
   );
   checkPdu(event.pdu, version);
   return event;
+}
+
+/** Depth of an event after the room's end; others may have driven it to the largest that there is. */
+export function nextDepth(room: Room): number {
+  return Math.min(room.depth + 1, Number.MAX_SAFE_INTEGER);
 }
 
 /** Authorises an event against the room's live state and appends it. To be called under the room's lock. */
