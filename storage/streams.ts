@@ -85,6 +85,8 @@ export interface TypingChange {
   roomId: string;
   /** All users typing in the room now. */
   userIds: readonly string[];
+  /** Who began, went on (told now and then, for other servers) or ceased to type. */
+  changed: { readonly userId: string; readonly typing: boolean };
 }
 export interface ToDeviceChange {
   userId: string;
@@ -94,8 +96,17 @@ export interface DeviceListChange {
   /** A user, of this server or of another, whose devices, keys or cross-signing signatures changed. */
   userId: string;
 }
+export interface PresenceState {
+  /** `online`, `unavailable`, `offline`, or `busy` (MSC3026). */
+  readonly presence: string;
+  readonly statusMsg: string | null;
+  /** 0 when the user was never seen. */
+  readonly lastActiveTs: number;
+  readonly currentlyActive: boolean;
+}
 export interface PresenceChange {
   userId: string;
+  state: PresenceState;
 }
 
 /** The streams besides that of events. */

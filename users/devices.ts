@@ -19,7 +19,7 @@ export interface LastSeen {
 
 /** Tells other users and servers that a user's devices changed. Implemented by the keeper of device lists. */
 export interface DeviceLists {
-  changed(userId: string): Promise<void>;
+  changed(userId: string, deviceIds: readonly string[]): Promise<void>;
 }
 
 /**
@@ -105,7 +105,7 @@ export class Devices {
   /** @returns whether it is new */
   async create(userId: string, deviceId: string, displayName: string | undefined): Promise<boolean> {
     const isNew = await this.ensure(this.#db, userId, checkedDeviceId(deviceId), displayName);
-    if (isNew) await this.announce(userId);
+    if (isNew) await this.announce(userId, [deviceId]);
     return isNew;
   }
 
@@ -116,7 +116,7 @@ export class Devices {
       'UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2 RETURNING 1',
       [userId, deviceId, checkedName(displayName)],
     );
-    if (rows.length > 0) await this.announce(userId);
+    if (rows.length > 0) await this.announce(userId, [deviceId]);
     return rows.length > 0;
   }
 
@@ -130,8 +130,8 @@ export class Devices {
     await this.#delete(userId, 'AND device_id IS DISTINCT FROM $2', except ?? null);
   }
 
-  async announce(userId: string): Promise<void> {
-    await this.#deviceLists.changed(userId);
+  async announce(userId: string, deviceIds: readonly string[]): Promise<void> {
+    await this.#deviceLists.changed(userId, deviceIds);
   }
 
   /** Notes that the device was used. Written later, many at once. */
@@ -164,7 +164,7 @@ export class Devices {
     if (deleted.length === 0) return;
     for (const deviceId of deleted) this.#unwritten.delete(unwrittenKey(userId, deviceId));
     for (const run of afterwards) await run();
-    await this.announce(userId);
+    await this.announce(userId, deleted);
   }
 
   async #writeLastSeen(): Promise<void> {

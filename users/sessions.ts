@@ -97,7 +97,7 @@ export class Sessions {
       return { ended, isNew, tokens };
     });
     this.#forget(ended);
-    if (isNew) await this.#devices.announce(userId);
+    if (isNew) await this.#devices.announce(userId, [device]);
     return { ...tokens, device_id: device };
   }
 
