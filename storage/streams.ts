@@ -95,6 +95,10 @@ export interface ToDeviceChange {
 export interface DeviceListChange {
   /** A user, of this server or of another, whose devices, keys or cross-signing signatures changed. */
   userId: string;
+  /** Only these servers are to hear of it: they begin to share a room with the user, for others nothing is new. */
+  servers?: readonly string[];
+  /** Only this local user sees it: it is their signature on the other's key. */
+  onlyFor?: string;
 }
 export interface PresenceState {
   /** `online`, `unavailable`, `offline`, or `busy` (MSC3026). */
