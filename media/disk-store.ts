@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { ContentTooLargeError, type MediaStore, type StagedContent } from './media-store.ts';
 
@@ -28,7 +28,10 @@ export class DiskStore implements MediaStore {
     return store;
   }
 
-  async stage(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<StagedContent> {
+  async stage(
+    source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    maxBytes: number,
+  ): Promise<StagedContent> {
     const path = join(this.#staging, randomBytes(16).toString('hex'));
     const hash = createHash('sha256');
     let size = 0;
@@ -77,12 +80,12 @@ export class DiskStore implements MediaStore {
       await rm(staged, { force: true });
       return;
     }
-    await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
+    const folder = dirname(path);
+    const made = await mkdir(folder, { recursive: true, mode: 0o700 });
     await rename(staged, path);
-    // The name must survive a power cut as the content does.
-    const folder = await open(join(path, '..'), 'r');
-    await folder.sync().catch(() => {});
-    await folder.close();
+    // The name must survive a power cut as the content does, and so must the folders that are new.
+    await syncFolder(folder);
+    if (made !== undefined) for (const above of [dirname(folder), this.#root]) await syncFolder(above);
   }
 
   #path(sha256: Buffer): string {
@@ -98,5 +101,16 @@ export class DiskStore implements MediaStore {
       const info = await stat(path).catch(() => undefined);
       if (info && info.mtimeMs < limit) await rm(path, { force: true });
     }
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } catch {
+    // Not every file system syncs folders.
+  } finally {
+    await folder.close();
   }
 }

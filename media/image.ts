@@ -18,6 +18,10 @@ sharp.cache(false);
 sharp.concurrency(1);
 
 const MAX_FRAMES = 200;
+/** As sharp says it; `canAnimate` has counted them. */
+const ALL_FRAMES = -1;
+/** What takes longer is made to take long. */
+const MAX_SECONDS = 20;
 
 /** What a file is by its first bytes; what its sender says it is does not count. */
 export function sniffImage(head: Buffer): ImageType | undefined {
@@ -37,10 +41,11 @@ export interface ImageSize {
   frames: number;
 }
 
-/** The picture's size as it is shown, without decoding it. Throws for what is no image after all. */
-export async function imageSize(image: Buffer, maxPixels: number): Promise<ImageSize> {
+/** The picture's size as it is shown, from its headers alone. Throws for what is no image after all. */
+export async function imageSize(image: Buffer): Promise<ImageSize> {
+  // Nothing is decoded for this, so it may be of any size: the caller says what is too large.
   const { width, height, pages, pageHeight, orientation } = await sharp(image, {
-    limitInputPixels: maxPixels,
+    limitInputPixels: false,
     animated: true,
   }).metadata();
   const shownHeight = pageHeight ?? height;
@@ -61,8 +66,8 @@ export async function makeThumbnail(
     limitInputPixels: maxPixels,
     failOn: 'error',
     sequentialRead: true,
-    pages: key.animated ? MAX_FRAMES_OR_ALL : 1,
-  });
+    pages: key.animated ? ALL_FRAMES : 1,
+  }).timeout({ seconds: MAX_SECONDS });
   const resized = source.autoOrient().resize({
     width: key.width,
     height: key.height,
@@ -81,9 +86,6 @@ export async function makeThumbnail(
     };
   return { data: await resized.png({ compressionLevel: 8 }).toBuffer(), contentType: 'image/png' };
 }
-
-/** -1 reads all frames; `canAnimate` has counted them. */
-const MAX_FRAMES_OR_ALL = -1;
 
 export function canAnimate(size: ImageSize, maxPixels: number): boolean {
   return size.frames > 1 && size.frames <= MAX_FRAMES && size.width * size.height * size.frames <= maxPixels;

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 /** Where the bytes of media are kept, each content once under its hash. */
 export interface MediaStore {
   /** Takes content in without making it part of the store yet. Throws `ContentTooLargeError` beyond `maxBytes`. */
-  stage(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<StagedContent>;
+  stage(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>, maxBytes: number): Promise<StagedContent>;
   /** The content or the part from `start` to `end` (inclusive). */
   read(sha256: Buffer, range?: { start: number; end: number }): Readable;
   has(sha256: Buffer): Promise<boolean>;

@@ -143,7 +143,7 @@ export class MediaTable {
     await withContentLock(this.#db, sha256, async (tx) => {
       const used = await tx.query(
         `SELECT 1 FROM media WHERE sha256 = $1
-         UNION ALL SELECT 1 FROM media_thumbnails WHERE thumbnail_sha256 = $1 LIMIT 1`,
+         UNION ALL SELECT 1 FROM media_thumbnails WHERE thumbnail_sha256 = $1 AND sha256 <> $1 LIMIT 1`,
         [sha256],
       );
       if (used.length === 0) await erase(tx);
@@ -153,6 +153,20 @@ export class MediaTable {
   /** Reservations that ran out. */
   async removeExpired(now: number): Promise<void> {
     await this.#db.query('DELETE FROM media WHERE sha256 IS NULL AND expires_ts < $1', [now]);
+  }
+
+  /** Images of previews that were not asked for since `before`. */
+  async unownedSince(
+    localName: string,
+    before: number,
+    limit: number,
+  ): Promise<Array<{ origin: string; mediaId: string }>> {
+    const rows = await this.#db.query<{ origin: string; media_id: string }>(
+      `SELECT origin, media_id FROM media
+       WHERE user_id IS NULL AND origin = $1 AND last_access_ts < $2 ORDER BY last_access_ts LIMIT $3`,
+      [localName, before, limit],
+    );
+    return rows.map((row) => ({ origin: row.origin, mediaId: row.media_id }));
   }
 
   /** Media of other servers, those not asked for the longest first, that make the cache larger than `maxBytes`. */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { forbidden, MatrixError, notFound, tooLarge } from '@trellis/protocol/errors.ts';
+import { isServerName } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { cleanContentType, cleanFilename, filenameOf } from './content-disposition.ts';
 import { ContentTooLargeError, type MediaStore, type StagedContent } from './media-store.ts';
@@ -14,7 +15,7 @@ export interface RemoteMedia {
     read: (answer: {
       contentType: string | undefined;
       contentDisposition: string | undefined;
-      body: AsyncIterable<Uint8Array>;
+      body: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
     }) => Promise<T>,
   ): Promise<T>;
 }
@@ -32,6 +33,8 @@ export interface MediaLimits {
   maxPendingUploads: number;
   pendingUploadLifetimeMs: number;
   remoteTimeoutMs: number;
+  /** Images of URL previews are kept for this long after someone asked for them. */
+  previewImageLifetimeMs: number;
 }
 
 export const DEFAULT_MEDIA_LIMITS: MediaLimits = {
@@ -42,11 +45,12 @@ export const DEFAULT_MEDIA_LIMITS: MediaLimits = {
   maxPendingUploads: 20,
   pendingUploadLifetimeMs: 24 * 3_600_000,
   remoteTimeoutMs: 60_000,
+  previewImageLifetimeMs: 30 * 24 * 3_600_000,
 };
 
 export interface Upload {
   userId: string;
-  body: AsyncIterable<Uint8Array>;
+  body: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
   contentType: string | undefined;
   filename: string | undefined;
 }
@@ -54,6 +58,7 @@ export interface Upload {
 /** Downloads that are written down as accesses at most once in this time. */
 const ACCESS_RESOLUTION = 3_600_000;
 const MAX_REMOTE_FETCHES = 64;
+const REMOVED_AT_A_TIME = 500;
 
 /**
  * The content repository: names (`mxc://`) and what is behind them, here and on other servers.
@@ -147,7 +152,7 @@ export class MediaRepository {
     mediaId: string,
     options: { waitMs: number; allowRemote: boolean; unauthenticated?: boolean },
   ): Promise<MediaInfo> {
-    if (!isMediaId(mediaId)) throw notFound('Not found');
+    if (!isMediaId(mediaId) || !isServerName(serverName)) throw notFound('Not found');
     const info =
       serverName === this.serverName
         ? await this.#findLocal(mediaId, options.waitMs)
@@ -162,7 +167,11 @@ export class MediaRepository {
   }
 
   /** Keeps content that this server made or fetched itself, such as the image of a preview. */
-  async keepOwn(body: AsyncIterable<Uint8Array>, contentType: string, maxBytes: number): Promise<string> {
+  async keepOwn(
+    body: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    contentType: string,
+    maxBytes: number,
+  ): Promise<string> {
     const mediaId = newMediaId();
     await this.#keep(this.serverName, mediaId, null, { body, contentType, filename: undefined }, maxBytes);
     return mediaId;
@@ -182,11 +191,23 @@ export class MediaRepository {
     return true;
   }
 
-  /** To be called now and then: drops reservations that ran out and what the cache of remote media cannot hold. */
+  /**
+   * To be called now and then: drops reservations that ran out, images of previews that nobody looks at any more and
+   * what the cache of remote media cannot hold.
+   */
   async maintain(): Promise<void> {
+    const { maxRemoteCacheBytes, previewImageLifetimeMs } = this.limits;
     await this.#table.removeExpired(this.#clock());
+    const before = this.#clock() - previewImageLifetimeMs;
+    await this.#removeAll(() => this.#table.unownedSince(this.serverName, before, REMOVED_AT_A_TIME));
+    await this.#removeAll(() =>
+      this.#table.remoteBeyond(this.serverName, maxRemoteCacheBytes, REMOVED_AT_A_TIME),
+    );
+  }
+
+  async #removeAll(next: () => Promise<Array<{ origin: string; mediaId: string }>>): Promise<void> {
     for (;;) {
-      const batch = await this.#table.remoteBeyond(this.serverName, this.limits.maxRemoteCacheBytes, 500);
+      const batch = await next();
       if (batch.length === 0) return;
       for (const { origin, mediaId } of batch) await this.remove(origin, mediaId);
     }

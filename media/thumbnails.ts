@@ -5,6 +5,8 @@ import type { MediaInfo } from './media-table.ts';
 import type { MediaRepository } from './repository.ts';
 import { findThumbnail, insertThumbnail, type ThumbnailInfo, type ThumbnailKey } from './thumbnail-table.ts';
 
+export type { ThumbnailInfo };
+
 export interface ThumbnailRequest {
   width: number;
   height: number;
@@ -29,17 +31,11 @@ export const DEFAULT_THUMBNAIL_LIMITS: ThumbnailLimits = {
   maxWaiting: 200,
 };
 
-/** Boxes that pictures are scaled into (spec: "Thumbnails", and one more for large screens). */
-const SCALE_BOXES = [
-  [32, 32],
-  [96, 96],
-  [320, 240],
-  [640, 480],
-  [800, 600],
-  [1600, 1200],
-] as const;
-/** Sides that crops come in: each request is rounded up to them, so their number is bounded and squares stay square. */
-const CROP_SIDES = [32, 64, 96, 128, 192, 256, 320, 480, 640, 800] as const;
+/**
+ * Sides that thumbnails are made with, the spec's ones among them ("Thumbnails"): each side of a request is rounded up
+ * to one of these, so that the number of thumbnails of a picture is bounded and squares stay square.
+ */
+const SIDES = [32, 64, 96, 128, 192, 240, 256, 320, 480, 600, 640, 800, 1200, 1600] as const;
 
 /** Makes and keeps thumbnails. */
 export class Thumbnails {
@@ -77,7 +73,7 @@ export class Thumbnails {
     const image = Buffer.concat(chunks);
     const type = sniffImage(image);
     if (!type) throw notAnImage();
-    const size = await imageSize(image, maxPixels * 16).catch(() => {
+    const size = await imageSize(image).catch(() => {
       throw notAnImage();
     });
     if (size.width * size.height > maxPixels) throw this.#tooLarge(info);
@@ -91,7 +87,7 @@ export class Thumbnails {
     const made = await makeThumbnail(image, type, { ...key, animated }, maxPixels).catch(() => {
       throw notAnImage();
     });
-    const staged = await this.#media.store.stage(oneChunk(made.data), made.data.length);
+    const staged = await this.#media.store.stage([made.data], made.data.length);
     thumbnail = { sha256: staged.sha256, size: staged.size, contentType: made.contentType };
     try {
       await insertThumbnail(this.#db, info.sha256, key, thumbnail, () => staged.commit());
@@ -129,22 +125,14 @@ export class Thumbnails {
   }
 }
 
-/** The size that is made for a request: at least as large as asked for. */
+/** The size that is made for a request: at least as large as asked for, up to the largest there is. */
 export function thumbnailKey({ width, height, method, animated }: ThumbnailRequest): ThumbnailKey {
-  if (method === 'crop') {
-    const up = (side: number) => CROP_SIDES.find((candidate) => candidate >= side) ?? CROP_SIDES.at(-1)!;
-    return { width: up(width), height: up(height), method, animated };
-  }
-  const box = SCALE_BOXES.find(([w, h]) => w >= width && h >= height) ?? SCALE_BOXES.at(-1)!;
-  return { width: box[0], height: box[1], method, animated };
+  const up = (side: number) => SIDES.find((candidate) => candidate >= side) ?? SIDES.at(-1)!;
+  return { width: up(width), height: up(height), method, animated };
 }
 
 function fits(size: ImageSize, key: ThumbnailKey): boolean {
   return size.width <= key.width && size.height <= key.height;
-}
-
-async function* oneChunk(data: Buffer): AsyncGenerator<Buffer, void, undefined> {
-  yield data;
 }
 
 function notAnImage(): MatrixError {
