@@ -26,6 +26,7 @@ passwords: { memory_kib: 64, passes: 1 }
 rooms: { default_version: "11" }
 rate_limits: { enabled: false }
 federation: { ca_file: "$CA_CERT", deny_addresses: [] }
+media: { freeze_unauthenticated: false }
 application_services: [$registrations]
 YAML
 

@@ -16,6 +16,7 @@ import { Sessions } from '@trellis/users/sessions.ts';
 import type { FastifyInstance } from 'fastify';
 import type { Core } from './core.ts';
 import { composeFederationTransport } from './federation.ts';
+import { composeMedia } from './media.ts';
 import { passwordConfig } from './password-config.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -31,6 +32,7 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     software: SOFTWARE,
   });
   core.onClose(() => transport.close());
+  const media = await composeMedia(core, transport);
 
   const accounts = new Accounts({ db, serverName, passwords: new Passwords(passwordConfig(config)) });
   const devices = new Devices({ db, deviceLists: { changed: async () => {} } });
@@ -66,6 +68,7 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
       scope,
       createAuthenticator({ accounts, sessions, devices, appservices: noAppservices }),
     );
+    media.clientRoutes(scope);
     createRoomRoutes(scope, {
       rooms,
       membership,
@@ -98,6 +101,6 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     });
   });
   app.register(async (scope) => {
-    transport.routes(scope, () => {});
+    transport.routes(scope, (authenticated) => media.federationRoutes(authenticated));
   });
 }

@@ -81,7 +81,11 @@ export const configSchema = section({
   media: section({
     max_upload_bytes: count(50 * 1024 * 1024),
     max_remote_bytes: count(50 * 1024 * 1024),
+    max_remote_cache_bytes: count(20 * 1024 ** 3),
+    max_user_bytes: Type.Optional(Type.Integer({ minimum: 0, examples: [10 * 1024 ** 3] })),
+    freeze_unauthenticated: flag(true),
     url_previews: flag(true),
+    deny_preview_hosts: texts([], '*.internal.example.org'),
   }),
   rate_limits: section({
     enabled: flag(true),
