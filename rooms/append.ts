@@ -1,4 +1,5 @@
 import { type RoomEvent, splitStateKey } from '@trellis/protocol/event.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
 import type { EventRef, Snapshot, StateDelta } from '@trellis/storage/state-snapshots.ts';
@@ -41,6 +42,8 @@ export interface Append {
   readonly missing?: readonly string[];
   /** See `EventChange`. */
   readonly relayFrom?: string;
+  /** Another server passes the event on to those of the room: this server's own join by a handshake. */
+  readonly passedOnByOthers?: boolean;
   /** Runs in the transaction that stores the event. */
   readonly also?: (tx: Queryable) => Promise<void>;
 }
@@ -65,10 +68,10 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
     { nid, pos, status: plan.status, stateBefore: plan.stateBefore.id },
     { replaces, transaction: plan.transaction },
   );
-  event.hasRelations = false;
+  // Others' events may come after what relates to them.
+  if (serverNameOf(event.sender) === rooms.parts.serverName) event.hasRelations = false;
   events.remember(event);
   const relation = relationOf(event);
-  const target = relation && events.cached(relation.target);
 
   const serversBefore = room.otherServers;
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
@@ -102,7 +105,7 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
     ])
     .then(
       async () => {
-        if (target) target.hasRelations = true;
+        if (relation) markRelated(rooms, room, relation.target);
         await redaction?.applied();
         stream.complete(pos, [
           {
@@ -110,7 +113,7 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
             event,
             outOfBand: false,
             relayFrom: plan.relayFrom,
-            servers,
+            servers: plan.passedOnByOthers ? undefined : servers,
             memberships: memberships.map(({ userId, before, member }) => ({
               userId,
               before,
@@ -132,6 +135,14 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
   // Whoever appended may stop waiting; the failure has been dealt with above.
   committed.catch(() => {});
   return { event, committed };
+}
+
+/** Tells the copies of an event in memory that something relates to it. Once committed: readers look it up at once. */
+function markRelated(rooms: Rooms, room: Room, eventId: string): void {
+  const cached = rooms.parts.events.cached(eventId);
+  if (cached) cached.hasRelations = true;
+  const recent = room.timeline.events.find((event) => event.eventId === eventId);
+  if (recent) recent.hasRelations = true;
 }
 
 interface MembershipChange {

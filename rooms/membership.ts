@@ -3,7 +3,7 @@ import type { JsonObject } from '@trellis/protocol/event.ts';
 import { parseUserId, serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Memberships } from './memberships.ts';
-import { restrictedJoin } from './restricted-join.ts';
+import { joinFromHere } from './resident-join.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 import { appendDraft } from './send.ts';
@@ -59,20 +59,14 @@ export class Membership {
       if (candidates.length === 0) throw notFound('No known servers are in that room');
       return remote.join(roomId, userId, candidates, content);
     }
-    const verdict = await restrictedJoin(rooms, room, userId);
-    if (verdict.kind === 'ask-others') {
-      const others = [...room.servers.keys()].filter((server) => server !== rooms.parts.serverName);
-      if (others.length > 0)
-        return remote.join(roomId, userId, [...new Set([...others, ...candidates])], content);
-    }
-    if (verdict.kind === 'authorised') content.join_authorised_via_users_server = verdict.by;
     if (
       room.isJoined(userId) &&
       Object.keys(extra).length === 0 &&
       (await this.#sameProfile(room, userId, content))
     )
       return;
-    await this.#append(roomId, userId, userId, content);
+    if (await joinFromHere(rooms, roomId, userId, content)) return;
+    await remote.join(roomId, userId, candidates, content);
   }
 
   async leave(roomId: string, userId: string, extra: JsonObject = {}): Promise<void> {

@@ -2,17 +2,25 @@ import type { RoomEvent } from '@trellis/protocol/event.ts';
 import { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { memberFromEvent } from './room.ts';
 import type { Rooms } from './rooms.ts';
+import { roomOfVersion } from './unjoined-room.ts';
 
 /**
  * Stores the membership of a local user in a room that this server is not in: an invite from elsewhere, a knock, the
  * leave that ends either. The event is an outlier; only the user hears of it.
  *
  * @param strippedState JSON text of the array that came along, if any
+ * @returns `undefined`, with nothing stored, when this server is in the room by now: there the event has to take its
+ *   place like any other
  */
-export async function storeOutOfBand(rooms: Rooms, event: RoomEvent, strippedState: string | null): Promise<StoredEvent> {
+export async function storeOutOfBand(
+  rooms: Rooms,
+  event: RoomEvent,
+  strippedState: string | null,
+): Promise<StoredEvent | undefined> {
   const userId = event.stateKey!;
-  await rooms.create(event.roomId, event.version);
-  const { stored, committed } = await rooms.exclusive(event.roomId, async (room) => {
+  await roomOfVersion(rooms, event.roomId, event.version);
+  const outcome = await rooms.exclusive(event.roomId, async (room) => {
+    if (room.isResident) return undefined;
     const { ids, stream, events, writer } = rooms.parts;
     const known = await events.get(event.eventId);
     const pos = stream.reserve();
@@ -24,7 +32,14 @@ export async function storeOutOfBand(rooms: Rooms, event: RoomEvent, strippedSta
     room.setMember(userId, member);
     room.uncommitted++;
     const committed = writer
-      .write([{ roomNid: room.nid, event: stored, snapshots: [], memberships: [{ userId, ...member, strippedState }] }])
+      .write([
+        {
+          roomNid: room.nid,
+          event: stored,
+          snapshots: [],
+          memberships: [{ userId, ...member, strippedState }],
+        },
+      ])
       .then(
         () => {
           events.remember(stored);
@@ -49,6 +64,6 @@ export async function storeOutOfBand(rooms: Rooms, event: RoomEvent, strippedSta
     committed.catch(() => {});
     return { stored, committed };
   });
-  await committed;
-  return stored;
+  await outcome?.committed;
+  return outcome?.stored;
 }

@@ -78,6 +78,14 @@ export function nextDepth(room: Room): number {
   return Math.min(room.depth + 1, Number.MAX_SAFE_INTEGER);
 }
 
+/** Throws M_FORBIDDEN when the room's live state does not allow an event. */
+export async function requireAllowed(rooms: Rooms, room: Room, event: RoomEvent): Promise<void> {
+  const keys = [...authEventKeys(event, room.version), stateKeyOf('m.room.create', '')];
+  const authState = await loadState(rooms, room.state, keys);
+  const reason = authorise(event, authState, room.version);
+  if (reason !== undefined) throw forbidden(reason);
+}
+
 /** Authorises an event against the room's live state and appends it. To be called under the room's lock. */
 export async function appendBuilt(
   rooms: Rooms,
@@ -85,10 +93,7 @@ export async function appendBuilt(
   event: RoomEvent,
   transaction?: EventTransaction,
 ): Promise<Appended> {
-  const keys = [...authEventKeys(event, room.version), stateKeyOf('m.room.create', '')];
-  const authState = await loadState(rooms, room.state, keys);
-  const reason = authorise(event, authState, room.version);
-  if (reason !== undefined) throw forbidden(reason);
+  await requireAllowed(rooms, room, event);
   const { ids, snapshots } = rooms.parts;
   const nid = ids.next();
   const changes: StateDelta =

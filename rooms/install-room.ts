@@ -1,0 +1,144 @@
+import { authorise, authoriseByAuthEvents } from '@trellis/protocol/auth-rules/index.ts';
+import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
+import { stateKeyOf } from '@trellis/protocol/event.ts';
+import type { EventRef, StateDelta } from '@trellis/storage/state-snapshots.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { type Appended, append } from './append.ts';
+import { checkIncoming, type EventVerifier } from './incoming-event.ts';
+import { storeOutliers } from './outliers.ts';
+import { badAnswer } from './remote-handshakes.ts';
+import type { Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
+import { roomOfVersion } from './unjoined-room.ts';
+
+/** A room as the server that let us in gave it. */
+export interface RoomAnswer {
+  readonly server: string;
+  /** Our user's join, signed by all who must. */
+  readonly join: RoomEvent;
+  /** Before the join. */
+  readonly state: readonly Pdu[];
+  readonly authChain: readonly Pdu[];
+}
+
+/**
+ * Brings this server into a room, with the state that another server gave it: for the first time or again. Nothing is
+ * believed that does not stand the checks on received PDUs. State that fails them is left out, as it may matter to
+ * nobody; without the create event, or with a join that the rest does not allow, the answer as a whole is refused.
+ */
+export async function installRoom(
+  rooms: Rooms,
+  verifier: EventVerifier,
+  answer: RoomAnswer,
+): Promise<StoredEvent> {
+  const { join, server } = answer;
+  const { roomId, version } = join;
+  const incoming = await checkIncoming([...answer.state, ...answer.authChain], version, verifier);
+  const events = incoming.flatMap(({ event }) => (event?.roomId === roomId ? event : []));
+  checkCreate(events, answer);
+  const room = await roomOfVersion(rooms, roomId, version);
+  const stored = await storeOutliers(rooms, room, events);
+
+  const state = new Map<string, StoredEvent>();
+  for (const { eventId } of incoming.slice(0, answer.state.length)) {
+    const event = eventId === undefined ? undefined : stored.get(eventId);
+    // Some servers count the join itself in.
+    if (event?.stateKey === undefined || event.rejected || eventId === join.eventId) continue;
+    const key = stateKeyOf(event.type, event.stateKey);
+    if (state.has(key)) throw badAnswer(server, 'the state holds two events of a kind');
+    state.set(key, event);
+  }
+  await checkJoin(rooms, answer, state, stored);
+  const { event, committed } = await rooms.exclusive(roomId, (current) =>
+    enter(rooms, current, answer, state),
+  );
+  await committed;
+  return event;
+}
+
+/** The room must begin with a create event of its own and of the version that we spoke of. */
+function checkCreate(events: readonly RoomEvent[], { server, join }: RoomAnswer): void {
+  const create = events.find(({ type, stateKey }) => type === 'm.room.create' && stateKey === '');
+  if (!create) throw badAnswer(server, 'the room has no create event');
+  const version = create.content.room_version ?? '1';
+  if (version !== join.version.id) throw badAnswer(server, 'the room has another version than was said');
+}
+
+/** Steps 4 and 5 of the checks on a received PDU, for the join that is to be the first event here. */
+async function checkJoin(
+  rooms: Rooms,
+  { server, join }: RoomAnswer,
+  state: ReadonlyMap<string, StoredEvent>,
+  stored: ReadonlyMap<string, StoredEvent>,
+): Promise<void> {
+  const lookUp = { get: (type: string, stateKey: string) => state.get(stateKeyOf(type, stateKey)) };
+  const create = lookUp.get('m.room.create', '');
+  if (!create) throw badAnswer(server, 'the state has no create event');
+  const known = new Map([...stored, ...(await rooms.parts.events.getMany(join.authEvents))]);
+  const authEvents = join.authEvents.map((id) => {
+    const event = known.get(id);
+    if (!event) throw badAnswer(server, 'events that authorise the join are missing');
+    return event;
+  });
+  const reason =
+    authoriseByAuthEvents(join, authEvents, join.version, create) ?? authorise(join, lookUp, join.version);
+  if (reason !== undefined) throw badAnswer(server, `the room does not allow the join: ${reason}`);
+}
+
+/** Under the room's lock: puts the state in the place of what was known, and the join after it. */
+async function enter(
+  rooms: Rooms,
+  room: Room,
+  { join }: RoomAnswer,
+  state: ReadonlyMap<string, StoredEvent>,
+): Promise<Appended> {
+  const { ids, snapshots, events } = rooms.parts;
+  const previous = await events.getMany(join.prevEvents);
+  const missing = join.prevEvents.filter((id) => previous.get(id)?.pos === undefined);
+  const nid = (await events.get(join.eventId))?.nid ?? ids.next();
+  const joinKey = stateKeyOf('m.room.member', join.stateKey!);
+  const joined: EventRef = { eventId: join.eventId, nid };
+  const before = stateChanges(room, state);
+  const stateBefore = before.size === 0 ? room.state : snapshots.derive(room.nid, room.state, before);
+  const changes = new Map<string, EventRef | undefined>(before);
+  for (const [key, ref] of staleMembers(room, state)) changes.set(key, ref);
+  changes.set(joinKey, joined);
+  // For `unsigned.prev_content`, which is made from what is in memory.
+  const replaced = state.get(joinKey);
+  if (replaced) events.remember(replaced);
+  return append(rooms, room, {
+    event: join,
+    status: 'accepted',
+    stateBefore,
+    after: {
+      extremities: [join.eventId],
+      state: snapshots.derive(room.nid, stateBefore, new Map([[joinKey, joined]])),
+      changes,
+      changedEvents: new Map([...state.values()].map((event) => [event.eventId, event])),
+    },
+    nid,
+    missing,
+    passedOnByOthers: true,
+  });
+}
+
+/** What leads from the state known here, which may be that of an earlier stay, to the one given. */
+function stateChanges(room: Room, state: ReadonlyMap<string, StoredEvent>): StateDelta {
+  const changes = new Map<string, EventRef | undefined>();
+  for (const [key] of room.state.entries()) if (!state.has(key)) changes.set(key, undefined);
+  for (const [key, { eventId, nid }] of state)
+    if (room.state.getKey(key)?.eventId !== eventId) changes.set(key, { eventId, nid });
+  return changes;
+}
+
+/** Members who are known here by other events than the state's: invites and knocks from outside, and what ended them. */
+function staleMembers(room: Room, state: ReadonlyMap<string, StoredEvent>): StateDelta {
+  const changes = new Map<string, EventRef | undefined>();
+  for (const [userId, member] of room.members()) {
+    const key = stateKeyOf('m.room.member', userId);
+    const event = state.get(key);
+    if (event?.eventId !== member.eventId)
+      changes.set(key, event && { eventId: event.eventId, nid: event.nid });
+  }
+  return changes;
+}

@@ -1,0 +1,22 @@
+import { invalidParam } from '@trellis/protocol/errors.ts';
+import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
+import type { Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
+
+/**
+ * The row of a room that this server is about to join, or hears of from outside; made when there is none.
+ *
+ * While the server has never been in the room, its version is only what an inviter said of it, and gives way.
+ * Throws M_INVALID_PARAM when the room is known to have another version.
+ */
+export async function roomOfVersion(rooms: Rooms, roomId: string, version: RoomVersion): Promise<Room> {
+  const room = await rooms.create(roomId, version);
+  if (room.version.id === version.id) return room;
+  await rooms.exclusive(roomId, async (current) => {
+    if (current.version.id === version.id) return;
+    if (current.extremities.length > 0) throw invalidParam(`The room is of version ${current.version.id}`);
+    await rooms.parts.db.query('UPDATE rooms SET version = $2 WHERE nid = $1', [current.nid, version.id]);
+    rooms.drop(current);
+  });
+  return rooms.require(roomId);
+}
