@@ -14,6 +14,8 @@ export interface Requester {
   readonly isSuspended?: boolean;
   /** Set when the request was made with an application service's `as_token`. */
   readonly appserviceId: string | undefined;
+  /** Rate limits do not apply. */
+  readonly isUnlimited?: boolean;
 }
 
 /** Finds the owner of an access token. Throws M_UNKNOWN_TOKEN (401), M_USER_LOCKED and the like. */
@@ -54,10 +56,10 @@ export function authenticateRequests(app: FastifyInstance, authenticate: Authent
       if (auth === 'optional') return;
       throw new MatrixError(401, 'M_MISSING_TOKEN', 'Missing access token');
     }
-    const query = request.query as Record<string, string | undefined>;
+    const query = request.query as Record<string, unknown>;
     const requester = await authenticate(token, {
-      userId: query.user_id,
-      deviceId: query.device_id ?? query['org.matrix.msc3202.device_id'],
+      userId: textOf(query.user_id),
+      deviceId: textOf(query.device_id) ?? textOf(query['org.matrix.msc3202.device_id']),
       ip: request.ip,
       userAgent: request.headers['user-agent'],
       allowLocked: locked,
@@ -86,6 +88,10 @@ export function requireActive(requester: Requester): Requester {
   if (requester.isSuspended)
     throw new MatrixError(403, 'M_USER_SUSPENDED', 'You cannot perform this action while suspended');
   return requester;
+}
+
+function textOf(parameter: unknown): string | undefined {
+  return typeof parameter === 'string' ? parameter : undefined;
 }
 
 /** The access token of a request, if it has one. */

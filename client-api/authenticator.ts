@@ -64,6 +64,7 @@ async function masquerade(
     isAdmin: account.isAdmin,
     isSuspended: account.suspended,
     appserviceId: appservice.id,
+    isUnlimited: !appservice.rateLimited || userId === appservice.senderUserId,
   };
 }
 

@@ -1,7 +1,7 @@
 import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
-import { requesterOf } from './authentication.ts';
+import { requesterOf, requireActive } from './authentication.ts';
 
 const object = Type.Record(Type.String(), Type.Any());
 
@@ -29,9 +29,9 @@ const body = Type.Object({
 export function createRoomRoutes(app: FastifyInstance, parts: CreateRoomParts): void {
   app.post<{ Body: CreateRoomRequest | undefined }>(
     '/_matrix/client/v3/createRoom',
-    { schema: { body } },
+    { schema: { body }, config: { rateLimit: 'room_creation' } },
     async (request) => {
-      const { userId } = requesterOf(request);
+      const { userId } = requireActive(requesterOf(request));
       return { room_id: await createRoom(parts, userId, request.body ?? {}) };
     },
   );

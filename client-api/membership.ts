@@ -2,13 +2,16 @@ import { forbidden, invalidParam, MatrixError, missingParam } from '@trellis/pro
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isRoomAlias, isRoomId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
+import { admitsGuests } from '@trellis/rooms/guest-access.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
+import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
-import { requesterOf } from './authentication.ts';
+import { type Requester, requesterOf, requireActive } from './authentication.ts';
 
 export interface MembershipDeps {
+  readonly rooms: Rooms;
   readonly membership: Membership;
   readonly memberships: Memberships;
   readonly aliases: Aliases;
@@ -33,7 +36,7 @@ const targetBody = Type.Object({
 /** Joining, leaving, inviting, kicking, banning, knocking, forgetting (spec: "Room membership"). */
 export function membershipRoutes(
   app: FastifyInstance,
-  { membership, memberships, aliases }: MembershipDeps,
+  { rooms, membership, memberships, aliases }: MembershipDeps,
 ): void {
   for (const kind of ['join', 'knock'] as const)
     app.post<{
@@ -42,22 +45,25 @@ export function membershipRoutes(
       Querystring: Record<string, string | string[]>;
     }>(
       `/_matrix/client/v3/${kind}/:target`,
-      { schema: { body: reasonBody }, config: { guests: kind === 'join' } },
+      { schema: { body: reasonBody }, config: { guests: kind === 'join', rateLimit: 'joins' } },
       async (request) => {
-        const { userId } = requesterOf(request);
+        const requester = requireActive(requesterOf(request));
         const { roomId, servers } = await resolve(aliases, request.params.target, request.query);
-        await membership[kind](roomId, userId, servers, reasonOf(request.body));
+        await requireAdmitted(rooms, requester, roomId);
+        await membership[kind](roomId, requester.userId, servers, reasonOf(request.body));
         return { room_id: roomId };
       },
     );
 
   app.post<{ Params: { roomId: string }; Body: ActionBody | undefined }>(
     '/_matrix/client/v3/rooms/:roomId/join',
-    { schema: { body: reasonBody }, config: { guests: true } },
+    { schema: { body: reasonBody }, config: { guests: true, rateLimit: 'joins' } },
     async (request) => {
       const { roomId } = request.params;
+      const requester = requireActive(requesterOf(request));
       if (!isRoomId(roomId)) throw invalidParam('That is no room id');
-      await membership.join(roomId, requesterOf(request).userId, [], reasonOf(request.body));
+      await requireAdmitted(rooms, requester, roomId);
+      await membership.join(roomId, requester.userId, [], reasonOf(request.body));
       return { room_id: roomId };
     },
   );
@@ -74,20 +80,16 @@ export function membershipRoutes(
   for (const action of ['invite', 'kick', 'ban', 'unban'] as const)
     app.post<{ Params: { roomId: string }; Body: ActionBody }>(
       `/_matrix/client/v3/rooms/:roomId/${action}`,
-      { schema: { body: targetBody } },
+      { schema: { body: targetBody }, config: action === 'invite' ? { rateLimit: 'invites' } : {} },
       async (request) => {
+        const { userId } = requireActive(requesterOf(request));
         const target = request.body.user_id;
         if (target === undefined) {
           if (action === 'invite' && request.body.id_server !== undefined)
             throw new MatrixError(400, 'M_THREEPID_NOT_FOUND', 'This server works with no identity server');
           throw missingParam('user_id is missing');
         }
-        await membership[action](
-          request.params.roomId,
-          requesterOf(request).userId,
-          target,
-          reasonOf(request.body),
-        );
+        await membership[action](request.params.roomId, userId, target, reasonOf(request.body));
         return {};
       },
     );
@@ -106,6 +108,14 @@ export function membershipRoutes(
   app.get('/_matrix/client/v3/joined_rooms', { config: { guests: true } }, async (request) => ({
     joined_rooms: await memberships.joined(requesterOf(request).userId),
   }));
+}
+
+/** Guests join rooms that admit them (spec: "Guest Access"), which this server must be in to know of. */
+async function requireAdmitted(rooms: Rooms, { isGuest }: Requester, roomId: string): Promise<void> {
+  if (!isGuest) return;
+  const room = await rooms.get(roomId);
+  if (!room?.isResident || !(await admitsGuests(rooms, room)))
+    throw new MatrixError(403, 'M_GUEST_ACCESS_FORBIDDEN', 'Guests may not join this room');
 }
 
 function reasonOf(body: ActionBody | undefined): JsonObject {

@@ -6,7 +6,7 @@ import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { requesterOf } from './authentication.ts';
+import { type Requester, requesterOf, requireActive } from './authentication.ts';
 import { checkCanonicalAlias } from './canonical-alias.ts';
 
 export interface RoomSendDeps {
@@ -25,7 +25,7 @@ interface SendParams {
 export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, aliases }: RoomSendDeps): void {
   app.put<{ Params: SendParams; Body: JsonObject }>(
     '/_matrix/client/v3/rooms/:roomId/send/:eventType/:txnId',
-    { config: { guests: true } },
+    { config: { guests: true, rateLimit: 'messages' } },
     async (request) => {
       const { roomId, eventType, txnId } = request.params;
       const content = contentOf(request);
@@ -39,6 +39,7 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
 
   app.put<{ Params: { roomId: string; eventId: string; txnId: string }; Body: JsonObject | undefined }>(
     '/_matrix/client/v3/rooms/:roomId/redact/:eventId/:txnId',
+    { config: { rateLimit: 'messages' } },
     async (request) => {
       const { roomId, eventId, txnId } = request.params;
       if (!isEventId(eventId)) throw invalidParam('That is no event id');
@@ -54,11 +55,14 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
   for (const path of ['/state/:eventType/:stateKey', '/state/:eventType', '/state/:eventType/'])
     app.put<{ Params: { roomId: string; eventType: string; stateKey?: string }; Body: JsonObject }>(
       `/_matrix/client/v3/rooms/:roomId${path}`,
-      { config: { guests: true } },
+      { config: { guests: true, rateLimit: 'messages' } },
       async (request) => {
         const { roomId, eventType, stateKey = '' } = request.params;
-        const { userId } = requesterOf(request);
+        const requester = requesterOf(request);
+        const { userId } = requester;
         const content = contentOf(request);
+        const leaves = eventType === 'm.room.member' && stateKey === userId && content.membership === 'leave';
+        if (!leaves) requireActive(requester);
         const room = await rooms.get(roomId);
         if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
         if (eventType === 'm.room.canonical_alias' && stateKey === '')
@@ -88,6 +92,7 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
     return transactions.once(requester, `${roomId} ${draft.type} ${txnId}`, async (transaction) => {
       const room = await rooms.get(roomId);
       if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+      if (requester.isSuspended && !(await redactsOwn(requester, draft))) requireActive(requester);
       const { event, committed } = await rooms.exclusive(roomId, (live) =>
         appendDraft(
           rooms,
@@ -102,6 +107,11 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
       await committed;
       return event.eventId;
     });
+  }
+
+  async function redactsOwn({ userId }: Requester, { redacts }: Omit<Draft, 'sender'>): Promise<boolean> {
+    const target = redacts === undefined ? undefined : await rooms.parts.events.get(redacts);
+    return target?.sender === userId;
   }
 }
 

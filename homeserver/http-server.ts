@@ -1,8 +1,9 @@
+import { type Buffer, isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { badJson, MatrixError, notJson, unrecognized } from '@trellis/protocol/errors.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
 import type { FastifyBaseLogger } from 'fastify';
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify';
 
 /** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
 const BODY_LIMIT = 4 * 1024 * 1024;
@@ -17,7 +18,7 @@ export function createHttpServer(
 ): FastifyInstance {
   const app = Fastify({
     loggerInstance: logger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
     trustProxy: true,
     genReqId: () => randomBytes(6).toString('base64url'),
@@ -38,10 +39,11 @@ export function createHttpServer(
 
   // Clients leave the content type out or set it wrongly, so every body is JSON unless a plugin says otherwise.
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => {
-    if (body === '') return done(null, undefined);
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => {
+    if (body.length === 0) return done(null, undefined);
     try {
-      done(null, parseJson(body as string));
+      if (!isUtf8(body as Buffer)) throw notJson('The request body is not UTF-8');
+      done(null, parseJson(body.toString()));
     } catch (error) {
       done(error instanceof MatrixError ? error : notJson('The request body is not JSON'));
     }
@@ -56,6 +58,9 @@ export function createHttpServer(
       const answer = asMatrixError(error);
       if (answer.status >= 500)
         request.log.error({ err: error, url: request.routeOptions.url }, 'request failed');
+      const { retry_after_ms: wait } = answer.extra;
+      if (answer.status === 429 && typeof wait === 'number')
+        reply.header('retry-after', Math.ceil(wait / 1000));
       return reply.code(answer.status).send(answer.toBody());
     },
   );

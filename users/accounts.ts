@@ -67,7 +67,7 @@ export class Accounts {
     this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId));
   }
 
-  /** Called after an account has been stored, before its creation is answered. */
+  /** Called after an account has been stored, or a guest's made a full one, before that is answered. */
   onCreated(listener: (account: Account) => Promise<void>): void {
     this.#created.push(listener);
   }
@@ -108,6 +108,17 @@ export class Accounts {
     );
   }
 
+  /** @returns whether it was theirs */
+  async deleteThreepid(userId: string, medium: string, address: string): Promise<boolean> {
+    if (medium.includes('\0') || address.includes('\0')) return false;
+    const canonical = medium === 'email' ? address.toLowerCase() : address;
+    const rows = await this.#db.query(
+      'DELETE FROM account_threepids WHERE user_id = $1 AND medium = $2 AND address = $3 RETURNING 1',
+      [userId, medium, canonical],
+    );
+    return rows.length > 0;
+  }
+
   /**
    * The user id for a name that someone asks for, if they may have it.
    *
@@ -123,6 +134,11 @@ export class Accounts {
       throw new MatrixError(400, 'M_EXCLUSIVE', 'This user name is reserved for an application service');
     if (await this.get(userId)) throw userInUse();
     return userId;
+  }
+
+  /** @throws M_WEAK_PASSWORD, M_INVALID_PARAM for a password that an account may not have */
+  checkNewPassword(password: string): void {
+    this.#passwords.checkNew(password);
   }
 
   /** @throws M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD */
@@ -157,6 +173,8 @@ export class Accounts {
       'UPDATE accounts SET is_guest = false, password_hash = $2 WHERE user_id = $1 AND is_guest AND deactivated_ts IS NULL',
       [hash],
     );
+    const account = await this.get(userId);
+    if (account) for (const listener of this.#created) await listener(account);
   }
 
   /**

@@ -1,6 +1,7 @@
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
-import type { Database } from '@trellis/storage/database.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
+import { beginsOrAlmost, typoVariants } from './directory-typos.ts';
 import { searchWords, wordsOf } from './directory-words.ts';
 
 /** Whom a user may see. Implemented by `rooms/`. */
@@ -31,6 +32,8 @@ export interface UserDirectoryDeps {
 
 /** Users looked at for one search; a search that more of them match is told to be limited. */
 const MAX_CANDIDATES = 2000;
+/** Users looked at for what may have been mistyped. */
+const MAX_SIMILAR = 500;
 const VISIBILITY_BATCH = 100;
 const MAX_NAME = 256;
 const MAX_URL = 1000;
@@ -41,7 +44,10 @@ interface Candidate {
   readonly avatarUrl: string | null;
 }
 
-/** Local users and those of other servers that were seen in rooms, found by the beginnings of words. */
+/**
+ * Local users and those of other servers that were seen in rooms, found by the beginnings of words; if these find
+ * nobody, by what was probably meant.
+ */
 export class UserDirectory {
   readonly #db: Database;
   readonly #serverName: string;
@@ -90,8 +96,10 @@ export class UserDirectory {
 
   async remove(userId: string): Promise<void> {
     this.#noted.delete(userId);
-    await this.#db.query('DELETE FROM user_directory_words WHERE user_id = $1', [userId]);
-    await this.#db.query('DELETE FROM user_directory WHERE user_id = $1', [userId]);
+    await this.#db.transaction(async (tx) => {
+      for (const table of ['user_directory_words', 'user_directory_typos', 'user_directory'])
+        await tx.query(`DELETE FROM ${table} WHERE user_id = $1`, [userId]);
+    });
   }
 
   async search(
@@ -102,13 +110,26 @@ export class UserDirectory {
     const words = searchWords(term);
     if (words.length === 0) return { results: [], limited: false };
     const candidates = await this.#candidates(requesterId, words);
-    const found: Candidate[] = [];
-    for (let i = 0; i < candidates.length && found.length <= limit; i += VISIBILITY_BATCH) {
-      const batch = candidates.slice(i, i + VISIBILITY_BATCH);
-      found.push(...(this.#searchAllUsers ? batch : await this.#visible(requesterId, batch)));
+    const found = await this.#firstVisible(requesterId, candidates, limit + 1);
+    if (found.length === 0) {
+      const similar = await this.#similar(requesterId, words);
+      found.push(...(await this.#firstVisible(requesterId, similar, limit + 1)));
     }
     const limited = found.length > limit || candidates.length >= MAX_CANDIDATES;
     return { results: found.slice(0, limit).map(asResult), limited };
+  }
+
+  async #firstVisible(
+    requesterId: string,
+    candidates: readonly Candidate[],
+    count: number,
+  ): Promise<Candidate[]> {
+    const found: Candidate[] = [];
+    for (let i = 0; i < candidates.length && found.length < count; i += VISIBILITY_BATCH) {
+      const batch = candidates.slice(i, i + VISIBILITY_BATCH);
+      found.push(...(this.#searchAllUsers ? batch : await this.#visible(requesterId, batch)));
+    }
+    return found;
   }
 
   async #visible(requesterId: string, batch: readonly Candidate[]): Promise<Candidate[]> {
@@ -137,6 +158,32 @@ export class UserDirectory {
     );
   }
 
+  /** Who has words that differ from all of `words` by typing errors at most. */
+  async #similar(requesterId: string, words: readonly string[]): Promise<Candidate[]> {
+    const variants = words.flatMap((word, i) => typoVariants(word).map((variant) => ({ variant, word: i })));
+    const count = new Set(variants.map(({ word }) => word)).size;
+    if (count === 0) return [];
+    const candidates = await this.#db.query<Candidate>(
+      `SELECT d.user_id AS "userId", d.display_name AS "displayName", d.avatar_url AS "avatarUrl"
+       FROM (SELECT t.user_id FROM unnest($2::text[], $3::int[]) AS v (variant, word)
+               JOIN user_directory_typos t ON t.variant = v.variant
+             GROUP BY t.user_id HAVING count(DISTINCT v.word) = $4 LIMIT $5) AS c
+         JOIN user_directory d ON d.user_id = c.user_id
+       WHERE d.user_id <> $1 ORDER BY d.local DESC, d.user_id`,
+      [
+        requesterId,
+        variants.map(({ variant }) => variant),
+        variants.map(({ word }) => word),
+        count,
+        MAX_SIMILAR,
+      ],
+    );
+    return candidates.filter(({ userId, displayName }) => {
+      const own = wordsOf(userId, displayName ?? undefined);
+      return words.every((typed) => own.some((word) => beginsOrAlmost(typed, word)));
+    });
+  }
+
   async #write(entries: readonly DirectoryEntry[]): Promise<void> {
     if (entries.length === 0) return;
     // In one order everywhere, so that two writers never wait for each other.
@@ -144,6 +191,9 @@ export class UserDirectory {
     const ids = sorted.map(({ userId }) => userId);
     const words = sorted.flatMap(({ userId, displayName }) =>
       wordsOf(userId, displayName).map((word) => ({ userId, word })),
+    );
+    const variants = words.flatMap(({ userId, word }) =>
+      typoVariants(word).map((variant) => ({ userId, word: variant })),
     );
     await this.#db.transaction(async (tx) => {
       await tx.query(
@@ -157,15 +207,25 @@ export class UserDirectory {
           sorted.map(({ userId }) => parseUserId(userId)?.serverName === this.#serverName),
         ],
       );
-      await tx.query('DELETE FROM user_directory_words WHERE user_id = ANY($1)', [ids]);
-      await tx.query(
-        `INSERT INTO user_directory_words (word, user_id) SELECT * FROM unnest($1::text[], $2::text[])
-         ON CONFLICT DO NOTHING`,
-        [words.map(({ word }) => word), words.map(({ userId }) => userId)],
-      );
+      await replaceRows(tx, 'user_directory_words', 'word', ids, words);
+      await replaceRows(tx, 'user_directory_typos', 'variant', ids, variants);
     });
     for (const entry of sorted) this.#noted.set(entry.userId, JSON.stringify(entry));
   }
+}
+
+async function replaceRows(
+  tx: Queryable,
+  table: string,
+  column: string,
+  userIds: readonly string[],
+  rows: ReadonlyArray<{ userId: string; word: string }>,
+): Promise<void> {
+  await tx.query(`DELETE FROM ${table} WHERE user_id = ANY($1)`, [userIds]);
+  await tx.query(
+    `INSERT INTO ${table} (${column}, user_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING`,
+    [rows.map(({ word }) => word), rows.map(({ userId }) => userId)],
+  );
 }
 
 function asResult({ userId, displayName, avatarUrl }: Candidate): SearchResult {

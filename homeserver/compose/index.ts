@@ -1,5 +1,3 @@
-import { authenticateRequests } from '@trellis/client-api/authentication.ts';
-import { createAuthenticator } from '@trellis/client-api/authenticator.ts';
 import { createRoomRoutes } from '@trellis/client-api/create-room.ts';
 import { membershipRoutes } from '@trellis/client-api/membership.ts';
 import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
@@ -7,17 +5,11 @@ import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { Aliases } from '@trellis/rooms/aliases.ts';
 import { Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
-import { Accounts } from '@trellis/users/accounts.ts';
-import { noAppservices } from '@trellis/users/appservice-users.ts';
-import { Devices } from '@trellis/users/devices.ts';
-import { Passwords } from '@trellis/users/passwords.ts';
-import { Profiles } from '@trellis/users/profiles.ts';
-import { Sessions } from '@trellis/users/sessions.ts';
 import type { FastifyInstance } from 'fastify';
+import { composeAccounts } from './accounts.ts';
 import type { Core } from './core.ts';
 import { composeFederationTransport } from './federation.ts';
 import { composeMedia } from './media.ts';
-import { passwordConfig } from './password-config.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
 
@@ -34,12 +26,11 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
   core.onClose(() => transport.close());
   const media = await composeMedia(core, transport);
 
-  const accounts = new Accounts({ db, serverName, passwords: new Passwords(passwordConfig(config)) });
-  const devices = new Devices({ db, deviceLists: { changed: async () => {} } });
-  core.onClose(() => devices.close());
-  const sessions = new Sessions({ db, devices });
-  const profiles = new Profiles({ db, accounts, remote: { query: async () => ({}) } });
-  const profile = (userId: string) => profiles.visible(userId);
+  const accounts = composeAccounts(core, {
+    deviceLists: { changed: async () => {} },
+    remoteProfiles: { query: async () => ({}) },
+  });
+  const { profile } = accounts;
   const no = async (): Promise<never> => {
     throw new Error('not federated');
   };
@@ -49,25 +40,13 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     remote: { join: no, leave: no, knock: no, invite: no },
     profile,
   });
+  accounts.connect(membership);
   const aliases = new Aliases(db, rooms, async () => undefined);
   const transactions = new Transactions(db);
 
-  app.get('/_matrix/client/versions', async () => ({ versions: ['v1.11'] }));
-  app.post<{ Body: { username: string; password: string } }>(
-    '/_matrix/client/v3/register',
-    async (request) => {
-      const account = await accounts.create({
-        localpart: request.body.username,
-        password: request.body.password,
-      });
-      return { user_id: account.userId, ...(await sessions.logIn({ userId: account.userId })) };
-    },
-  );
   app.register(async (scope) => {
-    authenticateRequests(
-      scope,
-      createAuthenticator({ accounts, sessions, devices, appservices: noAppservices }),
-    );
+    accounts.guard(scope);
+    accounts.routes(scope, {});
     media.clientRoutes(scope);
     createRoomRoutes(scope, {
       rooms,
@@ -76,7 +55,7 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
       profile,
       defaultVersion: config.rooms.default_version,
     });
-    membershipRoutes(scope, { membership, memberships, aliases });
+    membershipRoutes(scope, { rooms, membership, memberships, aliases });
     roomSendRoutes(scope, { rooms, transactions, aliases });
     syncRoutes(scope, {
       sources: {

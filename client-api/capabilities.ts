@@ -1,0 +1,36 @@
+import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
+import type { Accounts } from '@trellis/users/accounts.ts';
+import type { FastifyInstance } from 'fastify';
+import { requesterOf } from './authentication.ts';
+
+export interface CapabilitiesDeps {
+  readonly accounts: Accounts;
+  readonly defaultRoomVersion: string;
+}
+
+/** `GET /capabilities` (spec: "Capabilities negotiation"). */
+export function capabilitiesRoutes(
+  app: FastifyInstance,
+  { accounts, defaultRoomVersion }: CapabilitiesDeps,
+): void {
+  const available = Object.fromEntries(
+    knownRoomVersions().map(({ id, stable }) => [id, stable ? 'stable' : 'unstable']),
+  );
+  app.get('/_matrix/client/v3/capabilities', { config: { guests: true } }, async (request) => {
+    const { userId, isAdmin, isGuest } = requesterOf(request);
+    const hasPassword = (await accounts.get(userId))?.hasPassword ?? false;
+    return {
+      capabilities: {
+        'm.room_versions': { default: defaultRoomVersion, available },
+        'm.change_password': { enabled: hasPassword },
+        'm.get_login_token': { enabled: hasPassword },
+        'm.3pid_changes': { enabled: false },
+        'm.profile_fields': { enabled: true, ...(isGuest && { allowed: ['displayname'] }) },
+        'm.set_displayname': { enabled: true },
+        'm.set_avatar_url': { enabled: !isGuest },
+        'm.forget_forced_upon_leave': { enabled: false },
+        ...(isAdmin && { 'm.account_moderation': { suspend: true, lock: true } }),
+      },
+    };
+  });
+}

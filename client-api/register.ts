@@ -1,0 +1,172 @@
+import { badJson, forbidden, invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
+import type { Account, Accounts } from '@trellis/users/accounts.ts';
+import type { AppserviceTokens } from '@trellis/users/appservice-users.ts';
+import type { RegistrationTokens } from '@trellis/users/registration-tokens.ts';
+import type { Sessions } from '@trellis/users/sessions.ts';
+import type { Stage, Uia } from '@trellis/users/uia.ts';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import { type Authenticate, accessToken } from './authentication.ts';
+
+export interface RegistrationPolicy {
+  /** Whoever likes may register. */
+  readonly open: boolean;
+  /** Where it is not open: whoever has a token of the administrators may. */
+  readonly tokens: boolean;
+  readonly guests: boolean;
+}
+
+export interface RegisterDeps {
+  readonly accounts: Accounts;
+  readonly sessions: Sessions;
+  readonly uia: Uia;
+  readonly registrationTokens: RegistrationTokens;
+  readonly appservices: AppserviceTokens;
+  readonly policy: RegistrationPolicy;
+  readonly authenticate: Authenticate;
+}
+
+const body = Type.Object({
+  type: Type.Optional(Type.String()),
+  username: Type.Optional(Type.String()),
+  password: Type.Optional(Type.String()),
+  device_id: Type.Optional(Type.String()),
+  initial_device_display_name: Type.Optional(Type.String()),
+  inhibit_login: Type.Optional(Type.Boolean()),
+  refresh_token: Type.Optional(Type.Boolean()),
+  guest_access_token: Type.Optional(Type.String()),
+  auth: Type.Optional(Type.Record(Type.String(), Type.Any())),
+});
+
+interface RegisterBody {
+  type?: string;
+  username?: string;
+  password?: string;
+  device_id?: string;
+  initial_device_display_name?: string;
+  inhibit_login?: boolean;
+  refresh_token?: boolean;
+  guest_access_token?: string;
+}
+
+/** `/register` (spec: "Account registration", "Guest Access"; application service API, "Server admin style permissions"). */
+export function registerRoutes(app: FastifyInstance, deps: RegisterDeps): void {
+  const { accounts, registrationTokens, policy } = deps;
+
+  app.post<{ Body: RegisterBody | undefined; Querystring: { kind?: string } }>(
+    '/_matrix/client/v3/register',
+    { schema: { body }, config: { auth: 'none', rateLimit: 'registration' } },
+    async (request) => {
+      const { kind = 'user' } = request.query;
+      if (request.body?.type === 'm.login.application_service')
+        return registerForAppservice(deps, request, request.body);
+      if (kind === 'guest') return registerGuest(deps, request.body ?? {});
+      if (kind !== 'user') throw invalidParam('There is no such kind of account');
+      if (!request.body) throw badJson('The request has no body');
+      return registerUser(deps, request, request.body);
+    },
+  );
+
+  app.get<{ Querystring: { username?: string } }>(
+    '/_matrix/client/v3/register/available',
+    { config: { auth: 'none' } },
+    async ({ query }) => {
+      if (!isPossible(policy)) throw forbidden('Registration is disabled');
+      if (typeof query.username !== 'string') throw missingParam('username is missing');
+      await accounts.checkAvailable(query.username);
+      return { available: true };
+    },
+  );
+
+  app.get<{ Querystring: { token?: string } }>(
+    '/_matrix/client/v1/register/m.login.registration_token/validity',
+    { config: { auth: 'none', rateLimit: 'registration' } },
+    async ({ query }) => {
+      if (!isPossible(policy)) throw forbidden('Registration is disabled');
+      if (typeof query.token !== 'string') throw missingParam('token is missing');
+      return { valid: await registrationTokens.isValid(query.token) };
+    },
+  );
+}
+
+function isPossible({ open, tokens }: RegistrationPolicy): boolean {
+  return open || tokens;
+}
+
+async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: RegisterBody) {
+  const { accounts, uia, registrationTokens, policy } = deps;
+  if (!isPossible(policy)) throw forbidden('Registration is disabled');
+  const { username, password } = body;
+  const guest = await upgradingGuest(deps, request, body);
+  if (!guest && username !== undefined) await accounts.checkAvailable(username);
+  if (password !== undefined) accounts.checkNewPassword(password);
+
+  const stage: Stage = policy.open ? 'm.login.dummy' : 'm.login.registration_token';
+  const uiaRequest = { endpoint: 'POST /register', body, userId: undefined };
+  const { registrationToken } = await uia.complete(uiaRequest, [[stage]]);
+  if (password === undefined) throw missingParam('password is missing');
+
+  const create = async () => {
+    if (!guest) return accounts.create({ localpart: username, password });
+    await accounts.upgradeGuest(guest.userId, password);
+    return guest;
+  };
+  const account = registrationToken
+    ? await registrationTokens.use(registrationToken, create)
+    : await create();
+  return logInUnlessInhibited(deps, account, body);
+}
+
+/** The guest whose account is to become a full one; it keeps its user name, and its old sessions are no more. */
+async function upgradingGuest(
+  { accounts, authenticate }: RegisterDeps,
+  request: FastifyRequest,
+  { guest_access_token: token, username }: RegisterBody,
+): Promise<Account | undefined> {
+  if (token === undefined) return undefined;
+  const { userId, isGuest } = await authenticate(token, {
+    ip: request.ip,
+    userAgent: request.headers['user-agent'],
+  });
+  if (!isGuest) throw forbidden('guest_access_token is not that of a guest');
+  if (username === undefined || accounts.userIdOf(username.toLowerCase()) !== userId)
+    throw new MatrixError(400, 'M_INVALID_USERNAME', 'A guest who registers keeps the user name');
+  return accounts.get(userId);
+}
+
+async function registerGuest(deps: RegisterDeps, body: RegisterBody) {
+  if (!deps.policy.guests) throw forbidden('Guest access is disabled');
+  const account = await deps.accounts.create({ guest: true });
+  const { initial_device_display_name } = body;
+  return logInUnlessInhibited(deps, account, { initial_device_display_name });
+}
+
+async function registerForAppservice(deps: RegisterDeps, request: FastifyRequest, body: RegisterBody) {
+  const { accounts, appservices } = deps;
+  const token = accessToken(request);
+  if (token === undefined) throw new MatrixError(401, 'M_MISSING_TOKEN', 'Missing access token');
+  const appservice = appservices.byToken(token);
+  if (!appservice) throw new MatrixError(401, 'M_UNKNOWN_TOKEN', 'This is no application service');
+  const { username } = body;
+  if (username === undefined) throw missingParam('username is missing');
+  const userId = await accounts.checkAvailable(username, appservice.id);
+  if (!appservice.isInterested(userId))
+    throw new MatrixError(400, 'M_EXCLUSIVE', 'This user name is in no namespace of the application service');
+  const account = await accounts.create({ localpart: username, appserviceId: appservice.id });
+  return logInUnlessInhibited(deps, account, body);
+}
+
+async function logInUnlessInhibited(
+  { sessions }: RegisterDeps,
+  { userId }: Account,
+  { inhibit_login, device_id, initial_device_display_name, refresh_token }: RegisterBody,
+) {
+  if (inhibit_login) return { user_id: userId };
+  const tokens = await sessions.logIn({
+    userId,
+    deviceId: device_id,
+    deviceDisplayName: initial_device_display_name,
+    refreshable: refresh_token,
+  });
+  return { user_id: userId, ...tokens };
+}
