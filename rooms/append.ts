@@ -11,7 +11,7 @@ import {
 } from '@trellis/storage/stored-event.ts';
 import { applyRedaction } from './redactions.ts';
 import { type Member, memberFromEvent, type Room } from './room.ts';
-import type { Rooms } from './rooms.ts';
+import type { EventChange, Rooms } from './rooms.ts';
 
 /**
  * Positions left free before an event whose predecessors are not here: backfilled history takes its place in the
@@ -71,7 +71,7 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
   // Others' events may come after what relates to them.
   if (serverNameOf(event.sender) === rooms.parts.serverName) event.hasRelations = false;
   events.remember(event);
-  const relation = relationOf(event);
+  const relation = event.status === 'accepted' ? relationOf(event) : undefined;
 
   const serversBefore = room.otherServers;
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
@@ -107,20 +107,20 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
       async () => {
         if (relation) markRelated(rooms, room, relation.target);
         await redaction?.applied();
-        stream.complete(pos, [
-          {
-            roomId: room.roomId,
-            event,
-            outOfBand: false,
-            relayFrom: plan.relayFrom,
-            servers: plan.passedOnByOthers ? undefined : servers,
-            memberships: memberships.map(({ userId, before, member }) => ({
-              userId,
-              before,
-              after: member?.membership,
-            })),
-          },
-        ]);
+        const change: EventChange = {
+          roomId: room.roomId,
+          event,
+          outOfBand: false,
+          relayFrom: plan.relayFrom,
+          servers: plan.passedOnByOthers ? undefined : servers,
+          memberships: memberships.map(({ userId, before, member }) => ({
+            userId,
+            before,
+            after: member?.membership,
+          })),
+        };
+        // Nobody hears of what was rejected or soft-failed.
+        stream.complete(pos, event.status === 'accepted' ? [change] : []);
       },
       (error: unknown) => {
         events.forget(event.eventId);

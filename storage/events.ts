@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache';
 import type { Pdu } from '@trellis/protocol/event.ts';
 import { viewOf } from '@trellis/protocol/make-event.ts';
 import { roomVersion } from '@trellis/protocol/room-versions.ts';
+import { LRUCache } from 'lru-cache';
 import type { Queryable } from './database.ts';
 import { type EventStatus, type ReplacedState, StoredEvent } from './stored-event.ts';
 
@@ -46,7 +46,10 @@ export class EventStore {
   /** @param cacheBytes about how much memory cached events may take */
   constructor(db: Queryable, cacheBytes = 64 * 1024 * 1024) {
     this.#db = db;
-    this.#cache = new LRUCache({ maxSize: cacheBytes, sizeCalculation: (event) => 2 * event.json.length + 1024 });
+    this.#cache = new LRUCache({
+      maxSize: cacheBytes,
+      sizeCalculation: (event) => 2 * event.json.length + 1024,
+    });
   }
 
   cached(eventId: string): StoredEvent | undefined {
@@ -102,6 +105,18 @@ export class EventStore {
     return this.#read(rows);
   }
 
+  /**
+   * The PDUs of events as JSON text, in no order and past the cache: for answers that hold a room's whole state, which
+   * would push everything else out of it.
+   */
+  async jsonByNids(nids: readonly number[]): Promise<string[]> {
+    const rows = await this.#db.query<{ json: string }>(
+      { name: 'events-json', text: 'SELECT json FROM events WHERE nid = ANY($1::bigint[])' },
+      [nids],
+    );
+    return rows.map(({ json }) => json);
+  }
+
   /** The accepted events of a room's order within a range. Soft-failed and rejected ones are not shown to clients. */
   async timeline(roomNid: number, range: TimelineRange): Promise<StoredEvent[]> {
     const forward = range.direction === 'forward';
@@ -117,12 +132,12 @@ export class EventStore {
     return this.#read(rows);
   }
 
-  /** News of all rooms after a position, oldest first: for readers that catch up with the stream of events. */
+  /** Accepted news of all rooms after a position, oldest first: for readers that catch up with the stream of events. */
   async newsAfter(pos: number, upTo: number, limit: number): Promise<StoredEvent[]> {
     const rows = await this.#db.query<EventRow>(
       {
         name: 'events-news',
-        text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.pos > $1 AND e.pos <= $2 AND NOT e.backfilled
+        text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.pos > $1 AND e.pos <= $2 AND NOT e.backfilled AND e.status = 0
                ORDER BY e.pos LIMIT $3`,
       },
       [pos, upTo, limit],
@@ -161,7 +176,9 @@ function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEven
       json: row.json,
       replaces: readReplaced(row),
       transaction:
-        row.txn_id !== null && row.txn_device !== null ? { deviceId: row.txn_device, txnId: row.txn_id } : undefined,
+        row.txn_id !== null && row.txn_device !== null
+          ? { deviceId: row.txn_device, txnId: row.txn_id }
+          : undefined,
       redactedBy,
     },
   );

@@ -1,0 +1,68 @@
+import type { RoomEvent } from '@trellis/protocol/event.ts';
+import { checkIncoming } from './incoming-event.ts';
+import { placedEvents } from './place.ts';
+import type { RemoteEventsParts } from './remote-events.ts';
+import type { Room } from './room.ts';
+
+/** Events asked for to close a gap. What is missing beyond is left to backfill. */
+const MAX_MISSING_EVENTS = 50;
+
+/** Those of the predecessors of an event that have no place here. */
+export async function missingPredecessors(
+  { rooms }: Pick<RemoteEventsParts, 'rooms'>,
+  room: Room,
+  event: RoomEvent,
+): Promise<string[]> {
+  const ids = [...new Set(event.prevEvents)];
+  const placed = await placedEvents(rooms, room, ids);
+  return ids.filter((id) => !placed.has(id));
+}
+
+/**
+ * Asks the server that sent an event for what lies between the ends of the room's graph here and the event.
+ *
+ * @returns checked events that lead to the event, each after its predecessors
+ */
+export async function eventsBefore(
+  parts: RemoteEventsParts,
+  room: Room,
+  server: string,
+  event: RoomEvent,
+): Promise<RoomEvent[]> {
+  const pdus = await parts.remote
+    .missingEvents(server, room.roomId, {
+      earliest: room.extremities,
+      latest: [event.eventId],
+      limit: MAX_MISSING_EVENTS,
+      minDepth: 0,
+    })
+    .catch(() => []);
+  const checked = await checkIncoming(pdus.slice(0, MAX_MISSING_EVENTS), room.version, parts.verifier);
+  const events = new Map<string, RoomEvent>();
+  for (const { event: each } of checked) if (each?.roomId === room.roomId) events.set(each.eventId, each);
+  return ancestors(event, events);
+}
+
+/** Of the events those that precede `event` in the graph, each after its own predecessors. */
+export function ancestors(
+  event: Pick<RoomEvent, 'prevEvents'>,
+  events: ReadonlyMap<string, RoomEvent>,
+): RoomEvent[] {
+  const ordered: RoomEvent[] = [];
+  const entered = new Set<string>();
+  // Depth first without recursion: an event comes out once all before it have.
+  const stack: Array<{ event: Pick<RoomEvent, 'prevEvents'>; next: number }> = [{ event, next: 0 }];
+  for (let top = stack.at(-1); top; top = stack.at(-1)) {
+    const id = top.event.prevEvents[top.next++];
+    if (id === undefined) {
+      stack.pop();
+      if (stack.length > 0) ordered.push(top.event as RoomEvent);
+      continue;
+    }
+    const before = events.get(id);
+    if (!before || entered.has(id)) continue;
+    entered.add(id);
+    stack.push({ event: before, next: 0 });
+  }
+  return ordered;
+}
