@@ -1,0 +1,70 @@
+import { type InviteDeps, inviteRoutes } from '@trellis/federation/inbound/invite.ts';
+import { joinRoutes } from '@trellis/federation/inbound/join.ts';
+import { knockRoutes } from '@trellis/federation/inbound/knock.ts';
+import { leaveRoutes } from '@trellis/federation/inbound/leave.ts';
+import { onBindRoutes, thirdPartyInviteRoutes } from '@trellis/federation/inbound/third-party-invite.ts';
+import { exchangeThirdPartyInvite } from '@trellis/federation/outbound/membership-calls.ts';
+import { remoteHandshakes } from '@trellis/federation/outbound/remote-membership.ts';
+import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
+import type { RemoteMembership } from '@trellis/rooms/membership.ts';
+import type { Receiver } from '@trellis/rooms/receive.ts';
+import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
+import type { FastifyInstance } from 'fastify';
+import type { Core } from './core.ts';
+import type { FederationTransport } from './federation.ts';
+
+export interface HandshakeParts {
+  readonly transport: FederationTransport;
+  readonly receiver: Receiver;
+  /** Whether there is such a user here who can be invited. */
+  readonly isLocalUser: InviteDeps['isLocalUser'];
+  readonly mayInvite?: InviteDeps['mayInvite'];
+}
+
+export interface Handshakes {
+  /** For `Membership`. */
+  readonly remote: RemoteMembership;
+  /** What receives events of a room waits with `settled` before it decides that this server is not in it. */
+  readonly joins: JoinsUnderWay;
+  /** For servers that sign their requests. */
+  routes(app: FastifyInstance): void;
+  /** For identity servers, who do not. */
+  openRoutes(app: FastifyInstance): void;
+}
+
+/** Memberships across servers, both ways. */
+export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes {
+  const { rooms, memberships } = core;
+  const { receiver, isLocalUser, mayInvite } = parts;
+  const { client, keyRing: verifier } = parts.transport;
+  const joins = new JoinsUnderWay();
+  const handshakes = remoteHandshakes(client);
+  const remote = new RemoteMembershipByHandshake({
+    rooms,
+    memberships,
+    handshakes,
+    verifier,
+    receiver,
+    joins,
+  });
+  const deps = { rooms, receiver, verifier };
+  return {
+    remote,
+    joins,
+    routes(app) {
+      joinRoutes(app, deps);
+      leaveRoutes(app, deps);
+      knockRoutes(app, deps);
+      inviteRoutes(app, { ...deps, isLocalUser, mayInvite });
+      thirdPartyInviteRoutes(app, { rooms, remote });
+    },
+    openRoutes(app) {
+      onBindRoutes(app, {
+        rooms,
+        remote,
+        isLocalUser,
+        exchange: (server, roomId, invite) => exchangeThirdPartyInvite(client, server, roomId, invite),
+      });
+    },
+  };
+}
