@@ -118,20 +118,25 @@ export class DeviceListChanges implements DeviceLists {
     return users;
   }
 
-  /** Local users of whom other servers have to be told something in (from, to]; to which servers, if not to all. */
-  async localChanges(
+  /**
+   * Local users of whom other servers have to be told something in (from, to]; to which servers, if not to all. At
+   * the most `limit` of them, oldest first.
+   */
+  localChanges(
     from: number,
     to: number,
+    limit: number,
   ): Promise<Array<{ pos: number; userId: string; servers: string[] | null }>> {
-    const rows = await this.#db.query<{ pos: number; userId: string; servers: string[] | null }>(
+    return this.#db.query(
       {
         name: 'device-list-local-changes',
         text: `SELECT pos, user_id AS "userId", servers FROM device_list_changes
-               WHERE pos > $1 AND pos <= $2 AND only_for IS NULL ORDER BY pos LIMIT 100000`,
+               WHERE pos > $1 AND pos <= $2 AND only_for IS NULL
+                 AND substr(user_id, strpos(user_id, ':') + 1) = $3
+               ORDER BY pos LIMIT $4`,
       },
-      [from, to],
+      [from, to, this.#serverName, limit],
     );
-    return rows.filter(({ userId }) => this.isLocal(userId));
   }
 
   /** A local user begins to share a room with these servers, which may have an old copy of the devices or none. */

@@ -7,13 +7,17 @@ export interface BackoffState {
   retryAfter: number;
 }
 
-const FIRST_INTERVAL = 2_000;
+const FIRST_INTERVAL = 1_000;
+/** Each interval is that much longer: a server that was down for a while is tried again within half of that while. */
+const GROWTH = 1.5;
 const LONGEST_INTERVAL = 24 * 3_600_000;
+/** What failed before a restart is tried again within this: it may have been our side that was cut off. */
+const LONGEST_AFTER_RESTART = 5 * 60_000;
 /** Destinations remembered as failing; beyond it the oldest are forgotten and simply tried again. */
 const MAX_ENTRIES = 100_000;
 
 /**
- * Which destinations are not worth a request now: from 2 seconds after a first failure to a day, over restarts.
+ * Which destinations are not worth a request now: from a second after a first failure to a day, over restarts.
  * A destination that answers, or that talks to us, is forgotten, so the usual case costs one look in a map.
  */
 export class Backoff {
@@ -35,11 +39,12 @@ export class Backoff {
       failures: number;
       retry_after_ts: number;
     }>('SELECT * FROM federation_backoff ORDER BY retry_after_ts DESC LIMIT $1', [MAX_ENTRIES]);
+    const now = this.#clock();
     for (const row of rows) {
       this.#failing.set(row.destination, {
         failingSince: row.failing_since_ts,
         failures: row.failures,
-        retryAfter: row.retry_after_ts,
+        retryAfter: Math.min(row.retry_after_ts, Math.round(now + Math.random() * LONGEST_AFTER_RESTART)),
       });
     }
   }
@@ -66,7 +71,7 @@ export class Backoff {
     const before = this.#failing.get(destination);
     if (before && before.retryAfter > startedAt) return;
     const failures = (before?.failures ?? 0) + 1;
-    const interval = Math.min(FIRST_INTERVAL * 2 ** Math.min(failures - 1, 30), LONGEST_INTERVAL);
+    const interval = Math.min(FIRST_INTERVAL * GROWTH ** Math.min(failures - 1, 100), LONGEST_INTERVAL);
     const state: BackoffState = {
       failingSince: before?.failingSince ?? now,
       failures,

@@ -17,7 +17,12 @@ export async function sendTransaction(
   client: FederationClient,
   destination: string,
   txnId: string,
-  transaction: { originServerTs: number; pdus: readonly Pdu[]; edus: readonly JsonValue[] },
+  transaction: {
+    originServerTs: number;
+    pdus: readonly Pdu[];
+    edus: readonly JsonValue[];
+    signal?: AbortSignal;
+  },
 ): Promise<{ refused: Map<string, string> }> {
   const answer = await client.request({
     method: 'PUT',
@@ -31,6 +36,7 @@ export async function sendTransaction(
     },
     timeoutMs: 60_000,
     maxBytes: 1024 * 1024,
+    signal: transaction.signal,
   });
   const refused = new Map<string, string>();
   const results = new AnswerReader(destination, answer).optionalObject('pdus');

@@ -39,12 +39,22 @@ test('private addresses are refused in every notation', () => {
 
 test('public addresses are allowed, also by NAT64', () => {
   const guard = new AddressGuard();
-  for (const address of ['1.1.1.1', '172.32.0.1', '2606:4700::1111', '::ffff:1.1.1.1', '64:ff9b::8.8.8.8', '2002:808:808::1'])
+  for (const address of [
+    '1.1.1.1',
+    '172.32.0.1',
+    '2606:4700::1111',
+    '::ffff:1.1.1.1',
+    '64:ff9b::8.8.8.8',
+    '2002:808:808::1',
+  ])
     assert.equal(guard.allows(address), true, address);
 });
 
 test('configured ranges add to and except from what is refused', () => {
-  const guard = new AddressGuard({ deny: ['0.0.0.0/0', '2606:4700::/32'], allow: ['10.0.0.0/24', '2606:4700::1'] });
+  const guard = new AddressGuard({
+    deny: ['0.0.0.0/0', '2606:4700::/32'],
+    allow: ['10.0.0.0/24', '2606:4700::1'],
+  });
   assert.equal(guard.allows('1.1.1.1'), false);
   assert.equal(guard.allows('10.0.0.9'), true);
   assert.equal(guard.allows('::ffff:10.0.0.9'), true);

@@ -1,5 +1,4 @@
 import type { lookup } from 'node:dns';
-import { readFileSync } from 'node:fs';
 import type { RequestListener } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -7,11 +6,15 @@ import type { TestContext } from 'node:test';
 import { AddressGuard, type AddressRules } from '../outbound/address-guard.ts';
 import { type GuardedDispatcherOptions, guardedAgent } from '../outbound/guarded-dispatcher.ts';
 import { createGuardedFetch, type GuardedFetch } from '../outbound/guarded-fetch.ts';
+import { selfSigned } from './certificate.ts';
 
-const fixture = (name: string) => readFileSync(new URL(`./fixtures/${name}`, import.meta.url), 'utf8');
-export const testCa = fixture('ca.pem');
-/** For localhost, 127.0.0.1, ::1 and *.test. */
-export const testTls = { key: fixture('server.key'), cert: fixture('server.pem') };
+/** Of localhost, of 127.0.0.1 and of the names that tests use: wildcards match no name of two parts. */
+export const testTls = selfSigned([
+  'localhost',
+  '127.0.0.1',
+  ...['a', 'b', 'd', 'n', 'name', 'one', 'two', 'three', 'notary'].map((name) => `${name}.test`),
+]);
+export const testCa = testTls.cert;
 
 /** A real TLS server on loopback that lives as long as the test. */
 export async function tlsServer(t: TestContext, handler: RequestListener): Promise<number> {
@@ -30,7 +33,9 @@ export const testLookup = ((hostname: string, options: object, callback: (...arg
   else callback(Object.assign(new Error(`no such name: ${hostname}`), { code: 'ENOTFOUND' }), options);
 }) as unknown as typeof lookup;
 
-export function testDispatcher(rules: AddressRules = { allow: ['127.0.0.0/8', '::1'] }): GuardedDispatcherOptions {
+export function testDispatcher(
+  rules: AddressRules = { allow: ['127.0.0.0/8', '::1'] },
+): GuardedDispatcherOptions {
   return { guard: new AddressGuard(rules), extraCa: [testCa], lookup: testLookup, connectTimeoutMs: 2_000 };
 }
 

@@ -47,7 +47,13 @@ test('long runs of quotes and backslashes are read in linear time', () => {
 });
 
 test('the signed text is canonical', () => {
-  const text = signedText({ method: 'PUT', uri: '/a?b=c', origin: 'o', destination: 'd', content: '{"x":1}' });
+  const text = signedText({
+    method: 'PUT',
+    uri: '/a?b=c',
+    origin: 'o',
+    destination: 'd',
+    content: '{"x":1}',
+  });
   assert.equal(text, '{"content":{"x":1},"destination":"d","method":"PUT","origin":"o","uri":"/a?b=c"}');
   assert.equal(
     signedText({ method: 'GET', uri: '/', origin: 'o', destination: undefined, content: undefined }),

@@ -3,7 +3,7 @@
 
 -- One row: everything up to these positions has been delivered or stands in the tables below.
 CREATE TABLE federation_progress (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   events_pos bigint NOT NULL,
   device_lists_pos bigint NOT NULL
 );
@@ -11,13 +11,13 @@ CREATE TABLE federation_progress (
 -- A destination that is behind in a room: it lacks the events from one position on, up to where it left the room.
 CREATE TABLE federation_backlog (
   destination text NOT NULL,
-  room bigint NOT NULL,
+  room_id text NOT NULL,
   -- Where it fell behind; what was delivered since moves `from_pos`.
   opened bigint NOT NULL,
   from_pos bigint NOT NULL,
   -- NULL while the destination is in the room.
   to_pos bigint,
-  PRIMARY KEY (destination, room, opened)
+  PRIMARY KEY (destination, room_id, opened)
 );
 
 -- A destination that is behind with the changes of device lists: it lacks those after the position.
