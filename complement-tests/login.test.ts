@@ -110,7 +110,9 @@ describe('login and logout', () => {
       password,
       session: asked.body.session,
     });
-    const wrong = await carol.request('POST', target, { body: { new_password: 'x', auth: auth('wrong') } });
+    const wrong = await carol.request('POST', target, {
+      body: { new_password: 'a new one 1234', auth: auth('wrong') },
+    });
     assert.deepEqual([wrong.status, wrong.body.errcode], [401, 'M_FORBIDDEN']);
     const right = await carol.request('POST', target, {
       body: { new_password: 'a new one 1234', auth: auth(PASSWORD) },

@@ -80,6 +80,7 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     });
   });
   app.register(async (scope) => {
+    accounts.openRoutes(scope);
     transport.routes(scope, (authenticated) => media.federationRoutes(authenticated));
   });
 }
