@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonValue, Pdu, RoomEvent } from '@trellis/protocol/event.ts';
 import { checkPdu } from '@trellis/protocol/event-format.ts';
@@ -21,6 +22,8 @@ export interface Incoming {
 
 /** Signatures verified at a time: bounds the keys that are asked for together. */
 const BATCH = 500;
+/** Events hashed before others have their turn. */
+const A_TURN = 100;
 
 /**
  * Steps 1 to 3 of the checks on a received PDU (spec: server-server API, "Checks performed on receipt of a PDU"): the
@@ -35,7 +38,7 @@ export async function checkIncoming(
   verifier: EventVerifier,
 ): Promise<Incoming[]> {
   const ids = new Set<string>();
-  const checked = pdus.map((pdu) => {
+  const checked = await mapInTurns(pdus, (pdu): Incoming => {
     const incoming = checkFormat(pdu, version);
     // What the verifier says of an id must be of this very event.
     if (incoming.event && ids.has(incoming.event.eventId))
@@ -54,7 +57,7 @@ export async function checkIncoming(
       if (error) errors.set(event, error);
     }
   }
-  return checked.map((incoming) => {
+  return mapInTurns(checked, (incoming) => {
     const error = incoming.event && errors.get(incoming.event);
     if (error) return { eventId: incoming.eventId, error: error.message };
     return incoming.event ? { ...incoming, event: withRightHash(incoming.event) } : incoming;
@@ -69,6 +72,16 @@ export function idOfPdu(pdu: JsonValue | undefined, version: RoomVersion): strin
   } catch {
     return undefined;
   }
+}
+
+/** As `map`, with a pause now and then: hashing the events of a large room takes seconds, and others want to be served. */
+async function mapInTurns<T, R>(items: readonly T[], map: (item: T) => R): Promise<R[]> {
+  const results: R[] = [];
+  for (const [index, item] of items.entries()) {
+    if (index > 0 && index % A_TURN === 0) await setImmediate();
+    results.push(map(item));
+  }
+  return results;
 }
 
 function checkFormat({ unsigned: _unsigned, ...pdu }: Pdu, version: RoomVersion): Incoming {
