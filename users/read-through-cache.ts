@@ -18,6 +18,11 @@ export class ReadThroughCache<V extends object> {
     return this.#kept.get(key) ?? this.#loading.get(key) ?? this.#read(key);
   }
 
+  /** What is kept, without reading. */
+  peek(key: string): V | undefined {
+    return this.#kept.get(key);
+  }
+
   forget(key: string): void {
     this.#kept.delete(key);
     this.#loading.delete(key);
