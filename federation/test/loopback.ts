@@ -1,0 +1,145 @@
+import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
+import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
+import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
+import type { Membership } from '@trellis/rooms/membership.ts';
+import { Receiver } from '@trellis/rooms/receive.ts';
+import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
+import type { RemoteServers } from '@trellis/rooms/remote-servers.ts';
+import { type TestEngine, testEngine, testVerifier } from '@trellis/rooms/test/engine.ts';
+import Fastify, { type FastifyInstance } from 'fastify';
+import { type InviteDeps, inviteRoutes } from '../inbound/invite.ts';
+import { joinRoutes } from '../inbound/join.ts';
+import { knockRoutes } from '../inbound/knock.ts';
+import { leaveRoutes } from '../inbound/leave.ts';
+import { thirdPartyInviteRoutes } from '../inbound/third-party-invite.ts';
+import type { FederationClient, FederationRequest } from '../outbound/client.ts';
+import { FederationError } from '../outbound/federation-error.ts';
+import { remoteHandshakes } from '../outbound/remote-membership.ts';
+
+/** A server with the handshakes of both sides, reached by its name without any network. */
+export interface LoopbackServer extends TestEngine {
+  readonly app: FastifyInstance;
+  readonly receiver: Receiver;
+  readonly remote: RemoteMembershipByHandshake;
+  readonly members: Membership;
+  /** Makes a request to this server as another. */
+  request(
+    origin: string,
+    request: Pick<FederationRequest, 'method' | 'path' | 'query' | 'body'>,
+  ): Promise<Answer>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly body: JsonValue;
+}
+
+const servers = new Map<string, LoopbackServer>();
+/** Servers that do not answer for now. */
+export const unreachable = new Set<string>();
+
+export async function loopbackServer(
+  serverName: string,
+  policy: Partial<Pick<InviteDeps, 'mayInvite' | 'isLocalUser'>> = {},
+): Promise<LoopbackServer> {
+  const engine = await testEngine(serverName);
+  const { rooms, memberships } = engine;
+  const verifier = testVerifier;
+  const receiver = new Receiver({ rooms, verifier, remote: nothingToFetch });
+  const remote = new RemoteMembershipByHandshake({
+    rooms,
+    memberships,
+    verifier,
+    receiver,
+    handshakes: remoteHandshakes(loopbackClient(serverName)),
+    joins: new JoinsUnderWay(),
+  });
+  const app = Fastify({ ajv: { customOptions: { coerceTypes: false, removeAdditional: false } } });
+  app.setErrorHandler((error: Error & { validation?: unknown }, _request, reply) => {
+    if (error instanceof MatrixError) return reply.code(error.status).send(error.toBody());
+    if (error.validation) return reply.code(400).send({ errcode: 'M_BAD_JSON', error: error.message });
+    return reply.code(500).send({ errcode: 'M_UNKNOWN', error: String(error.stack) });
+  });
+  app.decorateRequest('xMatrix', undefined);
+  app.addHook('onRequest', async (request) => {
+    request.xMatrix = {
+      origin: String(request.headers['x-origin']),
+      destination: serverName,
+      key: '',
+      sig: '',
+    };
+  });
+  const deps = { rooms, receiver, verifier };
+  joinRoutes(app, deps);
+  leaveRoutes(app, deps);
+  knockRoutes(app, deps);
+  inviteRoutes(app, { ...deps, isLocalUser: async () => true, ...policy });
+  thirdPartyInviteRoutes(app, { rooms, remote });
+  await app.ready();
+  const server: LoopbackServer = {
+    ...engine,
+    app,
+    receiver,
+    remote,
+    members: engine.membership(remote),
+    createRoom: (creator, request) => engine.createRoom(creator, request, remote),
+    request: (origin, request) => inject(app, origin, request),
+    async close() {
+      servers.delete(serverName);
+      await app.close();
+      await engine.close();
+    },
+  };
+  servers.set(serverName, server);
+  return server;
+}
+
+async function inject(
+  app: FastifyInstance,
+  origin: string,
+  { method, path, query, body }: Pick<FederationRequest, 'method' | 'path' | 'query' | 'body'>,
+): Promise<Answer> {
+  const params = new URLSearchParams();
+  for (const [name, value] of Object.entries(query ?? {}))
+    for (const item of Array.isArray(value) ? value : [value])
+      if (item !== undefined) params.append(name, String(item));
+  const answer = await app.inject({
+    method,
+    url: `${path}?${params}`,
+    headers: { 'x-origin': origin, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+    ...(body === undefined ? {} : { payload: canonicalJson(body, { lax: true }) }),
+  });
+  return { status: answer.statusCode, body: answer.json() as JsonValue };
+}
+
+/** The client of one server: finds the others by name. */
+function loopbackClient(serverName: string): FederationClient {
+  const requestJson = async (request: FederationRequest): Promise<JsonValue> => {
+    const { destination } = request;
+    const server = servers.get(destination);
+    if (!server || unreachable.has(destination))
+      throw new FederationError(destination, 'unreachable', 'no such server');
+    const { status, body } = await server.request(serverName, request);
+    if (status >= 300)
+      throw new FederationError(destination, 'http', `answered ${status}`, {
+        status,
+        body: body as JsonObject,
+      });
+    return body;
+  };
+  return { serverName, requestJson, request: requestJson } as unknown as FederationClient;
+}
+
+const fail = async (): Promise<never> => {
+  throw new Error('nothing was to be fetched');
+};
+const nothingToFetch: RemoteServers = {
+  event: fail,
+  missingEvents: fail,
+  stateIds: fail,
+  state: fail,
+  eventAuth: fail,
+  backfill: fail,
+  timestampToEvent: fail,
+};
