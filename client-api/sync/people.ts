@@ -1,13 +1,18 @@
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
+import type { SyncSources } from './sources.ts';
 import type { SyncRequest } from './sync.ts';
+
+interface DeviceListsRequest extends Pick<SyncRequest, 'userId' | 'since'> {
+  readonly sources: Pick<SyncSources, 'rooms' | 'memberships' | 'deviceListChanges'>;
+}
 
 /**
  * Whose devices the client must ask for again, and whom it need no longer track (spec: "Tracking the device list
  * for a user"): by changes of devices, and by who has begun or ceased to share an encrypted room with the user.
  */
 export async function deviceListsSection(
-  { sources, userId, since }: SyncRequest,
+  { sources, userId, since }: DeviceListsRequest,
   to: Positions,
   roomsWithNews: Iterable<string>,
 ): Promise<{ changed: string[]; left: string[] } | undefined> {
@@ -15,7 +20,8 @@ export async function deviceListsSection(
   const changed = new Set<string>();
   const { joined, gone } = await membershipChanges(sources, userId, since, to, roomsWithNews);
   if (to.deviceLists > since.deviceLists)
-    for (const other of await sources.deviceListChanges(since.deviceLists, to.deviceLists)) joined.add(other);
+    for (const other of await sources.deviceListChanges(since.deviceLists, to.deviceLists, userId))
+      joined.add(other);
   if (joined.size === 0 && gone.size === 0) return undefined;
   const sharesRoom = await sharing(sources, userId);
   for (const other of joined) if (sharesRoom(other)) changed.add(other);
@@ -26,7 +32,7 @@ export async function deviceListsSection(
 
 /** Users who joined or left rooms of the user, and all members of rooms that the user joined or left themself. */
 async function membershipChanges(
-  sources: SyncRequest['sources'],
+  sources: DeviceListsRequest['sources'],
   userId: string,
   since: Positions,
   to: Positions,
@@ -41,6 +47,8 @@ async function membershipChanges(
     if (!own || !room || room.lastMembershipChange <= since.events) continue;
     const ownChanged = own.pos > since.events && own.pos <= to.events;
     if (own.membership !== 'join' && !ownChanged) continue;
+    // The user's other devices learn that those in a room which is new to them will track theirs.
+    if (ownChanged && own.membership === 'join' && room.count('join') > 1) joined.add(userId);
     for (const [other, { membership, pos }] of room.members()) {
       if (other === userId) continue;
       if (ownChanged && membership === 'join') (own.membership === 'join' ? joined : gone).add(other);
@@ -51,12 +59,20 @@ async function membershipChanges(
 }
 
 /** A test whether another shares a joined room with the user now. */
-async function sharing(sources: SyncRequest['sources'], userId: string): Promise<(other: string) => boolean> {
-  const rooms = await Promise.all((await sources.memberships.joined(userId)).map((id) => sources.rooms.get(id)));
+async function sharing(
+  sources: Pick<SyncSources, 'rooms' | 'memberships'>,
+  userId: string,
+): Promise<(other: string) => boolean> {
+  const rooms = await Promise.all(
+    (await sources.memberships.joined(userId)).map((id) => sources.rooms.get(id)),
+  );
   return (other) => other === userId || rooms.some((room) => room?.isJoined(other));
 }
 
-export async function presenceEvents({ sources, userId, since, filter }: SyncRequest, to: Positions): Promise<object[]> {
+export async function presenceEvents(
+  { sources, userId, since, filter }: SyncRequest,
+  to: Positions,
+): Promise<object[]> {
   if (!sources.presenceEnabled || (since !== undefined && since.presence === to.presence)) return [];
   const changes = await sources.presence(since?.presence, to.presence);
   if (changes.length === 0) return [];

@@ -45,8 +45,8 @@ export interface SyncSources {
   ): Promise<{ events: object[]; upTo: number; more: boolean }>;
   /** The device got everything up to `position`. */
   toDeviceReceived(userId: string, deviceId: string, position: number): Promise<void>;
-  /** Users whose device lists changed in (from, to]. */
-  deviceListChanges(from: number, to: number): Promise<Iterable<string>>;
+  /** Users whose device lists or keys changed in (from, to], as far as `userId` may see it. */
+  deviceListChanges(from: number, to: number, userId: string): Promise<Iterable<string>>;
   keyCounts(
     userId: string,
     deviceId: string,
@@ -54,8 +54,8 @@ export interface SyncSources {
   /** `m.presence` events of the users whose presence changed in (from, to], of all when `from` is undefined. */
   presence(from: number | undefined, to: number): Promise<PresenceEvent[]>;
   presenceEnabled: boolean;
-  /** A sync shows that the user is there. */
-  touchPresence(userId: string, presence: 'online' | 'unavailable' | 'offline'): void;
+  /** A sync shows that the user is there; the function is to be called when the sync is answered. */
+  touchPresence(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void;
   unread(userId: string, roomId: string): Promise<UnreadCounts>;
   ignoredUsers(userId: string): Promise<ReadonlySet<string>>;
 }

@@ -110,7 +110,7 @@ CREATE TABLE to_device_messages (
 CREATE TABLE to_device_sent (
   user_id text NOT NULL,
   device_id text NOT NULL,
-  -- Event type and transaction id.
+  -- SHA-256 of event type and transaction id.
   txn text NOT NULL,
   ts bigint NOT NULL,
   PRIMARY KEY (user_id, device_id, txn)

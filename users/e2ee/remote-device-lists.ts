@@ -1,0 +1,255 @@
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import type { Database } from '@trellis/storage/database.ts';
+import type { DeviceListChanges } from '../device-lists.ts';
+import { KeyedLock } from '../keyed-lock.ts';
+import { isName, sameJson } from './key-json.ts';
+import type { UserKeys } from './local-keys.ts';
+import {
+  crossSigningKey,
+  listState,
+  parseDevice,
+  parseUserDevices,
+  type RemoteList,
+  readLists,
+  replaceList,
+  sameList,
+} from './remote-devices.ts';
+
+/** Asks other servers for keys. Implemented by `federation/`. */
+export interface RemoteKeyServers {
+  /** The answer to `/user/devices`; `undefined` when the server answers with an error. Throws when it does not answer. */
+  userDevices(server: string, userId: string): Promise<JsonObject | undefined>;
+  queryKeys(server: string, deviceKeys: Record<string, string[]>, timeoutMs: number): Promise<JsonObject>;
+  claimKeys(
+    server: string,
+    oneTimeKeys: Record<string, Record<string, string>>,
+    timeoutMs: number,
+  ): Promise<JsonObject>;
+}
+
+export interface RemoteDeviceListsDeps {
+  readonly db: Database;
+  readonly lists: DeviceListChanges;
+  readonly servers: RemoteKeyServers;
+  /** Whether the user is in a room together with anyone of this server: only then do updates come. */
+  readonly sharesRoom: (userId: string) => Promise<boolean>;
+}
+
+/** Updates that a copy remembers to be made of. */
+const MAX_STREAM_IDS = 50;
+const MAX_PREV_IDS = 100;
+/** Times a list is asked for anew because updates came meanwhile. */
+const MAX_ROUNDS = 3;
+/** Lists asked for at a time when nobody waits for them. */
+const PARALLEL_RESYNCS = 5;
+const MAX_WAITING = 10_000;
+
+interface Fetching {
+  readonly result: Promise<RemoteList | undefined>;
+  /** An update came after the list was asked for: it may or may not be in the answer. */
+  overtaken: boolean;
+}
+
+/**
+ * Copies of the device lists of other servers' users (Server-Server API, "Device Management"). A copy begins with the
+ * first question for it and is kept up to date by `m.device_list_update`; where one of these is missing the whole
+ * list is asked for again. All that changes the copy of a user runs one after the other.
+ */
+export class RemoteDeviceLists {
+  readonly #deps: RemoteDeviceListsDeps;
+  readonly #locks = new KeyedLock();
+  readonly #fetching = new Map<string, Fetching>();
+  /** Users to ask for, and whether clients must be told also when that fails. */
+  readonly #waiting = new Map<string, boolean>();
+  #resyncing = 0;
+
+  constructor(deps: RemoteDeviceListsDeps) {
+    this.#deps = deps;
+  }
+
+  /** The users among these whose copies are up to date, and those who can be copied. */
+  async lookUp(userIds: readonly string[]): Promise<{ found: Map<string, UserKeys>; copyable: string[] }> {
+    const shares = await Promise.all(userIds.map((userId) => this.#deps.sharesRoom(userId)));
+    const shared = userIds.filter((_userId, i) => shares[i]);
+    const found = await readLists(this.#deps.db, shared);
+    return { found, copyable: shared.filter((userId) => !found.has(userId)) };
+  }
+
+  /**
+   * Asks the user's server for the list and keeps it. `undefined` when the server has none to give.
+   *
+   * @throws when the server does not answer
+   */
+  fetch(userId: string): Promise<RemoteList | undefined> {
+    const running = this.#fetching.get(userId);
+    if (running) return running.result;
+    const fetching = { overtaken: false } as { -readonly [K in keyof Fetching]: Fetching[K] };
+    fetching.result = this.#fetch(userId, fetching).finally(async () => {
+      if (this.#fetching.get(userId) !== fetching) return;
+      this.#fetching.delete(userId);
+      // It failed, and an update was left for it to bring.
+      if (fetching.overtaken) await this.#announce(userId);
+    });
+    this.#fetching.set(userId, fetching);
+    return fetching.result;
+  }
+
+  /** `m.device_list_update` */
+  async deviceListUpdate(origin: string, content: JsonObject): Promise<void> {
+    const { user_id: userId, device_id: deviceId, stream_id: streamId, prev_id: prev = [] } = content;
+    if (!this.#isOf(origin, userId) || !isName(deviceId) || !Number.isSafeInteger(streamId)) return;
+    if (!Array.isArray(prev) || prev.length > MAX_PREV_IDS || !prev.every(Number.isSafeInteger)) return;
+    if (!(await this.#deps.sharesRoom(userId))) return;
+    const device = content.deleted === true ? undefined : parseDevice(userId, deviceId, content);
+    await this.#locks.run(userId, async () => {
+      const state = await listState(this.#deps.db, userId);
+      if (this.#overtakes(userId)) return;
+      if (!state) {
+        // Nobody has asked since they share a room: there is nothing to keep up to date.
+        if (!device || device.keys) await this.#announce(userId);
+        return;
+      }
+      if (state.streamIds.includes(streamId as number)) return;
+      const follows = prev.length > 0 && prev.every((id) => state.streamIds.includes(id as number));
+      if (state.stale || !follows) return this.#resyncLater(userId);
+      await this.#change(userId, (list) => {
+        if (device) list.devices.set(deviceId, device);
+        else list.devices.delete(deviceId);
+        return { ...list, streamIds: [...list.streamIds, streamId as number].slice(-MAX_STREAM_IDS) };
+      });
+    });
+  }
+
+  /** `m.signing_key_update` */
+  async signingKeyUpdate(origin: string, content: JsonObject): Promise<void> {
+    const { user_id: userId } = content;
+    if (!this.#isOf(origin, userId) || !(await this.#deps.sharesRoom(userId))) return;
+    const masterKey = crossSigningKey(content.master_key, userId, 'master');
+    const selfSigningKey = crossSigningKey(content.self_signing_key, userId, 'self_signing');
+    await this.#locks.run(userId, async () => {
+      const state = await listState(this.#deps.db, userId);
+      if (this.#overtakes(userId)) return;
+      if (!state) return this.#announce(userId);
+      if (state.stale) return this.#resyncLater(userId);
+      await this.#change(userId, (list) => ({
+        ...list,
+        masterKey: masterKey ?? list.masterKey,
+        selfSigningKey:
+          selfSigningKey ?? (isNewKey(masterKey, list.masterKey) ? undefined : list.selfSigningKey),
+      }));
+    });
+  }
+
+  /** Drops the copies of those who no longer share a room: no updates come for them. */
+  async dropUnshared(userIds: readonly string[]): Promise<void> {
+    const copied = await this.#deps.db.query<{ userId: string }>(
+      'SELECT user_id AS "userId" FROM remote_device_lists WHERE user_id = ANY($1)',
+      [userIds],
+    );
+    for (const { userId } of copied)
+      await this.#locks.run(userId, async () => {
+        if (await this.#deps.sharesRoom(userId)) return;
+        await this.#deps.db.transaction(async (tx) => {
+          await tx.query('DELETE FROM remote_device_lists WHERE user_id = $1', [userId]);
+          await tx.query('DELETE FROM remote_devices WHERE user_id = $1', [userId]);
+        });
+      });
+  }
+
+  /** Drops what was not dropped when the last run ended, and tries again what could not be asked for. */
+  async tidy(): Promise<void> {
+    const { db } = this.#deps;
+    for (let after = ''; ; ) {
+      const rows = await db.query<{ userId: string; stale: boolean }>(
+        'SELECT user_id AS "userId", stale FROM remote_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT 500',
+        [after],
+      );
+      if (rows.length === 0) return;
+      await this.dropUnshared(rows.map(({ userId }) => userId));
+      for (const { userId, stale } of rows) if (stale) this.#enqueue(userId, false);
+      after = rows.at(-1)!.userId;
+    }
+  }
+
+  #isOf(origin: string, userId: unknown): userId is string {
+    return isName(userId as string) && serverNameOf(userId as string) === origin;
+  }
+
+  /** Whether the list is being asked for now: then it is asked for again, instead of guessing what it holds. */
+  #overtakes(userId: string): boolean {
+    const fetching = this.#fetching.get(userId);
+    if (fetching) fetching.overtaken = true;
+    return fetching !== undefined;
+  }
+
+  async #fetch(userId: string, fetching: { overtaken: boolean }): Promise<RemoteList | undefined> {
+    for (let round = 1; ; round++) {
+      fetching.overtaken = false;
+      const answer = await this.#deps.servers.userDevices(serverNameOf(userId), userId);
+      const list = answer && parseUserDevices(userId, answer);
+      if (!list) return undefined;
+      const stored = await this.#locks.run(userId, async () => {
+        if (fetching.overtaken && round < MAX_ROUNDS) return false;
+        if (await this.#deps.sharesRoom(userId)) await this.#replace(userId, list, fetching.overtaken);
+        this.#fetching.delete(userId);
+        return true;
+      });
+      if (stored) return list;
+    }
+  }
+
+  async #replace(userId: string, list: RemoteList, stale: boolean): Promise<void> {
+    await this.#deps.lists.record(async (tx, announce) => {
+      const old = (await readLists(tx, [userId], { stale: true })).get(userId);
+      await replaceList(tx, userId, list, stale);
+      if (old && !sameList(old, list)) announce({ userId });
+    });
+  }
+
+  async #change(userId: string, change: (list: RemoteList) => RemoteList): Promise<void> {
+    await this.#deps.lists.record(async (tx, announce) => {
+      const old = (await readLists(tx, [userId])).get(userId)!;
+      const list = change({ ...old, devices: new Map(old.devices) });
+      await replaceList(tx, userId, list, false);
+      if (!sameList(old, list)) announce({ userId });
+    });
+  }
+
+  async #announce(userId: string): Promise<void> {
+    await this.#deps.lists.record(async (_tx, announce) => announce({ userId }));
+  }
+
+  async #resyncLater(userId: string): Promise<void> {
+    await this.#deps.db.query('UPDATE remote_device_lists SET stale = true WHERE user_id = $1', [userId]);
+    this.#enqueue(userId, true);
+  }
+
+  #enqueue(userId: string, changed: boolean): void {
+    // Beyond the bound a list stays stale: it is asked for when a client wants it, or by `tidy`.
+    if (this.#waiting.size < MAX_WAITING) this.#waiting.set(userId, changed);
+    this.#work();
+  }
+
+  #work(): void {
+    for (const [userId, changed] of this.#waiting) {
+      if (this.#resyncing >= PARALLEL_RESYNCS) return;
+      this.#waiting.delete(userId);
+      this.#resyncing++;
+      this.#resync(userId, changed).finally(() => {
+        this.#resyncing--;
+        this.#work();
+      });
+    }
+  }
+
+  async #resync(userId: string, changed: boolean): Promise<void> {
+    const list = await this.fetch(userId).catch(() => undefined);
+    // Clients that ask now make another attempt.
+    if (!list && changed) await this.#announce(userId).catch(() => {});
+  }
+}
+
+function isNewKey(key: JsonObject | undefined, old: JsonObject | undefined): boolean {
+  return key !== undefined && !sameJson(key.keys, old?.keys);
+}
