@@ -68,6 +68,19 @@ describe('server discovery and API standards', () => {
     }
   });
 
+  it('answers in JSON, and says so without more', async () => {
+    for (const target of ['/_matrix/client/v3/login', '/_matrix/client/v3/account/whoami']) {
+      const { headers } = await ask('GET', target);
+      assert.equal(headers.get('content-type'), 'application/json');
+    }
+  });
+
+  it('refuses bodies that are not UTF-8', async () => {
+    const raw = Buffer.concat([Buffer.from('{"a":"'), Buffer.from([0x81]), Buffer.from('"}')]);
+    const { status, body } = await ask('POST', '/_matrix/client/v3/register', { raw });
+    assert.deepEqual([status, body.errcode], [400, 'M_NOT_JSON']);
+  });
+
   it('reads JSON whatever content type it is said to be', async () => {
     const headers = { 'content-type': 'text/plain' };
     const answer = await alice.request('POST', '/_matrix/client/v3/createRoom', {

@@ -89,6 +89,12 @@ export function createHttpServer(
       return reply.code(200).send();
     }
   });
+
+  // JSON is UTF-8 and its media type has no charset (RFC 8259, section 11); some clients compare the whole header.
+  app.addHook('onSend', async (_request, reply) => {
+    if (reply.getHeader('content-type') === 'application/json; charset=utf-8')
+      reply.header('content-type', 'application/json');
+  });
   return app;
 }
 
