@@ -29,18 +29,34 @@ export async function eventsBefore(
   server: string,
   event: RoomEvent,
 ): Promise<RoomEvent[]> {
+  // What lies before all that is here is for backfill to fetch, and is no news.
+  const minDepth = await oldestDepth(parts, room);
+  if (event.depth <= minDepth) return [];
   const pdus = await parts.remote
     .missingEvents(server, room.roomId, {
       earliest: room.extremities,
       latest: [event.eventId],
       limit: MAX_MISSING_EVENTS,
-      minDepth: 0,
+      minDepth,
     })
     .catch(() => []);
   const checked = await checkIncoming(pdus.slice(0, MAX_MISSING_EVENTS), room.version, parts.verifier);
   const events = new Map<string, RoomEvent>();
-  for (const { event: each } of checked) if (each?.roomId === room.roomId) events.set(each.eventId, each);
+  for (const { event: each } of checked)
+    if (each?.roomId === room.roomId && each.depth >= minDepth) events.set(each.eventId, each);
   return ancestors(event, events);
+}
+
+/** Depth of the oldest event that has a place here. */
+async function oldestDepth({ rooms }: RemoteEventsParts, room: Room): Promise<number> {
+  const [row] = await rooms.parts.db.query<{ depth: number }>(
+    {
+      name: 'room-oldest-depth',
+      text: 'SELECT depth FROM events WHERE room = $1 AND pos IS NOT NULL ORDER BY pos LIMIT 1',
+    },
+    [room.nid],
+  );
+  return row?.depth ?? 0;
 }
 
 /** Of the events those that precede `event` in the graph, each after its own predecessors. */
