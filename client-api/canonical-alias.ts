@@ -4,6 +4,7 @@ import { isRoomAlias } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
+import { sendEvent } from '@trellis/rooms/send.ts';
 
 /** Alternative aliases that one event may name. */
 const MAX_ALT_ALIASES = 100;
@@ -46,4 +47,35 @@ function aliasesIn({ alias, alt_aliases: alternatives }: JsonObject, strict: boo
     named.push(...alternatives.filter((entry) => typeof entry === 'string'));
   } else if (strict && alternatives !== undefined) throw badJson('alt_aliases is not a list');
   return named;
+}
+
+/**
+ * Takes an alias that is gone out of the room's `m.room.canonical_alias`, if the user may change that (spec:
+ * `DELETE /directory/room/{roomAlias}`).
+ */
+export async function removeFromCanonicalAlias(
+  rooms: Rooms,
+  room: Room,
+  userId: string,
+  alias: string,
+): Promise<void> {
+  const ref = room.state.get('m.room.canonical_alias', '');
+  const current = ref && (await rooms.parts.events.get(ref.eventId));
+  if (!current || !aliasesIn(current.content, false).includes(alias)) return;
+  const content: JsonObject = { ...current.content };
+  if (content.alias === alias) delete content.alias;
+  if (Array.isArray(content.alt_aliases)) {
+    content.alt_aliases = content.alt_aliases.filter((entry) => entry !== alias);
+    if (content.alt_aliases.length === 0) delete content.alt_aliases;
+  }
+  try {
+    await sendEvent(rooms, room.roomId, {
+      type: 'm.room.canonical_alias',
+      sender: userId,
+      stateKey: '',
+      content,
+    });
+  } catch (error) {
+    if (!(error instanceof MatrixError)) throw error;
+  }
 }

@@ -4,8 +4,8 @@ import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 export interface Viewer {
   readonly userId: string;
   readonly deviceId: string | undefined;
-  /** The viewer's membership when the event was sent (spec: `unsigned.membership`). */
-  readonly membership?: string;
+  /** The viewer's membership at the events (spec: `unsigned.membership`): the same for all, or by event id. */
+  readonly membership?: string | ReadonlyMap<string, string>;
   /** Aggregations of relations as JSON text, by event id (spec: "Aggregations of child events"). */
   readonly relations?: ReadonlyMap<string, string>;
   /** `undefined`: now. */
@@ -25,7 +25,9 @@ export function eventListJson(events: readonly StoredEvent[], viewer: Viewer): s
 
 function unsigned(event: StoredEvent, viewer: Viewer): string {
   let json = `"age":${Math.max(0, (viewer.now ?? Date.now()) - event.originServerTs)}`;
-  if (viewer.membership !== undefined) json += `,"membership":${JSON.stringify(viewer.membership)}`;
+  const membership =
+    typeof viewer.membership === 'object' ? viewer.membership.get(event.eventId) : viewer.membership;
+  if (membership !== undefined) json += `,"membership":${JSON.stringify(membership)}`;
   const { transaction, replaces, redactedBy } = event;
   if (transaction && transaction.deviceId === viewer.deviceId && event.sender === viewer.userId)
     json += `,"transaction_id":${JSON.stringify(transaction.txnId)}`;

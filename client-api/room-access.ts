@@ -1,8 +1,15 @@
 import { forbidden } from '@trellis/protocol/errors.ts';
+import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
-import { visibilityIn } from '@trellis/rooms/visibility.ts';
+import { endOfLastStay, visibilityIn } from '@trellis/rooms/visibility.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
+
+/** What it takes to find out what a user may see of a room. */
+export interface RoomAccess {
+  readonly rooms: Rooms;
+  readonly memberships: Memberships;
+}
 
 /** What a user may see of a room: as it is, or as it was when they left. */
 export interface RoomView {
@@ -13,26 +20,25 @@ export interface RoomView {
   readonly joined: boolean;
 }
 
-/** @throws M_FORBIDDEN when the user is not and never was in the room, and it is not readable by all */
-export async function viewRoom(rooms: Rooms, roomId: string, userId: string): Promise<RoomView> {
+/**
+ * @throws M_FORBIDDEN when the user is not and never was in the room, or has forgotten it, and it is not readable by
+ *   all
+ */
+export async function viewRoom(
+  { rooms, memberships }: RoomAccess,
+  roomId: string,
+  userId: string,
+): Promise<RoomView> {
   const room = await rooms.get(roomId);
-  const member = room?.member(userId);
   if (!room || room.extremities.length === 0) throw forbidden('You are not in that room');
-  if (member?.membership === 'join')
-    return { room, state: room.state, end: Number.POSITIVE_INFINITY, joined: true };
-  if ((await visibilityIn(rooms, room.state)) === 'world_readable')
-    return { room, state: room.state, end: Number.POSITIVE_INFINITY, joined: false };
-  if (member?.membership === 'leave' || member?.membership === 'ban') {
-    const left = await rooms.parts.events.get(member.eventId);
-    if (left?.pos !== undefined && left.stateBefore !== undefined) {
-      const before = await rooms.parts.snapshots.load(left.stateBefore);
-      const ref = before.get('m.room.member', userId);
-      const previous = ref && (await rooms.parts.events.get(ref.eventId));
-      if (previous?.content.membership === 'join') {
-        const own = new Map([[`m.room.member\0${userId}`, { eventId: left.eventId, nid: left.nid }]]);
-        return { room, state: before.overlaid(own), end: left.pos, joined: false };
-      }
-    }
-  }
-  throw forbidden('You are not in that room');
+  const whole = { room, state: room.state, end: Number.POSITIVE_INFINITY };
+  if (room.isJoined(userId)) return { ...whole, joined: true };
+  if ((await visibilityIn(rooms, room.state)) === 'world_readable') return { ...whole, joined: false };
+  const left = await endOfLastStay(rooms, room, userId);
+  const forgotten = (await memberships.of(userId)).get(roomId)?.forgotten === true;
+  if (left?.pos === undefined || left.stateBefore === undefined || forgotten)
+    throw forbidden('You are not in that room');
+  const before = await rooms.parts.snapshots.load(left.stateBefore);
+  const own = new Map([[`m.room.member\0${userId}`, { eventId: left.eventId, nid: left.nid }]]);
+  return { room, state: before.overlaid(own), end: left.pos, joined: false };
 }

@@ -11,16 +11,25 @@ export interface AliasTarget {
 /** Resolves aliases of other servers. Implemented by federation. */
 export type RemoteAliases = (alias: string, server: string) => Promise<AliasTarget | undefined>;
 
+/** Asks an application service for an alias of its own that leads nowhere yet; whether it made one. */
+export type MissingAlias = (alias: string) => Promise<boolean>;
+
 /** Room aliases of this server, and which of its rooms are published in the directory. */
 export class Aliases {
   readonly #db: Database;
   readonly #rooms: Rooms;
   readonly #remote: RemoteAliases;
+  #missing: MissingAlias = async () => false;
 
   constructor(db: Database, rooms: Rooms, remote: RemoteAliases) {
     this.#db = db;
     this.#rooms = rooms;
     this.#remote = remote;
+  }
+
+  /** Called before a local alias is said to lead nowhere. */
+  onMissing(ask: MissingAlias): void {
+    this.#missing = ask;
   }
 
   /** The full alias for a local part, when it is well-formed and free: M_INVALID_PARAM, M_ROOM_IN_USE. */
@@ -41,7 +50,8 @@ export class Aliases {
       if (!target) throw notFound('No room has that alias');
       return target;
     }
-    const row = await this.#local(alias);
+    const row =
+      (await this.#local(alias)) ?? ((await this.#missing(alias)) ? await this.#local(alias) : undefined);
     if (!row) throw notFound('No room has that alias');
     const room = await this.#rooms.get(row.roomId);
     const servers = room?.isResident ? [...room.servers.keys()] : row.servers;

@@ -6,6 +6,9 @@ import type { Rooms } from './rooms.ts';
 type HistoryVisibility = 'world_readable' | 'shared' | 'invited' | 'joined';
 const VISIBILITIES: readonly string[] = ['world_readable', 'shared', 'invited', 'joined'];
 
+/** Changes of a membership that are followed back to the end of the last stay: a kick after leaving, an invite… */
+const MAX_STEPS = 20;
+
 /**
  * Those of a room's events that a user may see (spec: "Room history visibility"), by the state before each of them.
  * Nearly always everything since the user joined is asked for, which takes no look at any state.
@@ -16,12 +19,12 @@ export async function visibleEvents(
   userId: string,
   events: readonly StoredEvent[],
 ): Promise<StoredEvent[]> {
-  const member = room.member(userId);
-  if (member?.membership === 'join' && events.every((event) => seenWhileJoined(event, member.pos))) return [...events];
+  const joinedAt = joinedSince(room, userId);
+  if (events.every((event) => seenWhileJoined(event, joinedAt))) return [...events];
   const lastPresent = await lastPresentPosition(rooms, room, userId);
   const visible: StoredEvent[] = [];
   for (const event of events) {
-    if (member?.membership === 'join' && seenWhileJoined(event, member.pos)) visible.push(event);
+    if (seenWhileJoined(event, joinedAt)) visible.push(event);
     else if (await isVisible(rooms, userId, event, lastPresent)) visible.push(event);
   }
   return visible;
@@ -39,11 +42,63 @@ export async function visibilityIn(rooms: Rooms, state: Snapshot): Promise<Histo
   return asVisibility(event?.content.history_visibility) ?? 'shared';
 }
 
+/**
+ * The user's membership once each of the events had happened (spec: `unsigned.membership`), by event id; one text
+ * where it is the same for all of them.
+ */
+export async function membershipsAt(
+  rooms: Rooms,
+  room: Room,
+  userId: string,
+  events: readonly StoredEvent[],
+): Promise<string | ReadonlyMap<string, string>> {
+  const joinedAt = joinedSince(room, userId);
+  if (events.every((event) => seenWhileJoined(event, joinedAt))) return 'join';
+  const memberships = new Map<string, string>();
+  for (const event of events) {
+    if (seenWhileJoined(event, joinedAt)) memberships.set(event.eventId, 'join');
+    else if (event.stateBefore !== undefined)
+      memberships.set(event.eventId, (await membershipAfter(rooms, event, userId)) ?? 'leave');
+  }
+  return memberships;
+}
+
+/**
+ * The event that ended a user's last stay in the room: their leave, or a kick or ban. `undefined` when they are in
+ * the room now, or never were.
+ */
+export async function endOfLastStay(
+  rooms: Rooms,
+  room: Room,
+  userId: string,
+): Promise<StoredEvent | undefined> {
+  const member = room.member(userId);
+  if (!member || member.membership === 'join') return undefined;
+  let event = await rooms.parts.events.get(member.eventId);
+  for (let steps = 0; event?.stateBefore !== undefined && steps < MAX_STEPS; steps++) {
+    const previous = await memberEvent(rooms, event.stateBefore, userId);
+    if (previous?.content.membership === 'join') return event;
+    event = previous;
+  }
+  return undefined;
+}
+
+/** From which position on the user is in the room without a break; without end when they are not. */
+function joinedSince(room: Room, userId: string): number {
+  const member = room.member(userId);
+  return member?.membership === 'join' ? member.pos : Number.POSITIVE_INFINITY;
+}
+
 function seenWhileJoined(event: StoredEvent, joinedAt: number): boolean {
   return event.pos !== undefined && event.pos >= joinedAt && !event.backfilled;
 }
 
-async function isVisible(rooms: Rooms, userId: string, event: StoredEvent, lastPresent: number): Promise<boolean> {
+async function isVisible(
+  rooms: Rooms,
+  userId: string,
+  event: StoredEvent,
+  lastPresent: number,
+): Promise<boolean> {
   if (event.pos === undefined || event.stateBefore === undefined) return false;
   const state = await rooms.parts.snapshots.load(event.stateBefore);
   let visibility = await visibilityIn(rooms, state);
@@ -53,8 +108,7 @@ async function isVisible(rooms: Rooms, userId: string, event: StoredEvent, lastP
     if (next && VISIBILITIES.indexOf(next) < VISIBILITIES.indexOf(visibility)) visibility = next;
   }
   if (visibility === 'world_readable') return true;
-  const ref = state.get('m.room.member', userId);
-  const memberships = [ref && (await rooms.parts.events.get(ref.eventId))?.content.membership];
+  const memberships = [(await memberEvent(rooms, event.stateBefore, userId))?.content.membership];
   // One's own change of membership is seen when either side of it allows.
   if (event.type === 'm.room.member' && event.stateKey === userId) memberships.push(event.content.membership);
   if (memberships.includes('join')) return true;
@@ -64,20 +118,26 @@ async function isVisible(rooms: Rooms, userId: string, event: StoredEvent, lastP
   return false;
 }
 
+async function memberEvent(rooms: Rooms, snapshot: number, userId: string): Promise<StoredEvent | undefined> {
+  const ref = (await rooms.parts.snapshots.load(snapshot)).get('m.room.member', userId);
+  return ref && rooms.parts.events.get(ref.eventId);
+}
+
+async function membershipAfter(
+  rooms: Rooms,
+  event: StoredEvent,
+  userId: string,
+): Promise<string | undefined> {
+  const own = event.type === 'm.room.member' && event.stateKey === userId;
+  const member = own ? event : await memberEvent(rooms, event.stateBefore!, userId);
+  const membership = member?.content.membership;
+  return typeof membership === 'string' ? membership : undefined;
+}
+
 /** Up to where the user is known to have been joined: without end now, else their leaving; -Infinity if never. */
 async function lastPresentPosition(rooms: Rooms, room: Room, userId: string): Promise<number> {
-  const member = room.member(userId);
-  if (!member) return Number.NEGATIVE_INFINITY;
-  if (member.membership === 'join') return Number.POSITIVE_INFINITY;
-  let event = await rooms.parts.events.get(member.eventId);
-  // A kick after leaving, an invite after a kick…: walk back to what ended the last stay.
-  for (let steps = 0; event?.stateBefore !== undefined && steps < 20; steps++) {
-    const before = (await rooms.parts.snapshots.load(event.stateBefore)).get('m.room.member', userId);
-    const previous = before && (await rooms.parts.events.get(before.eventId));
-    if (previous?.content.membership === 'join') return event.pos ?? member.pos;
-    event = previous;
-  }
-  return Number.NEGATIVE_INFINITY;
+  if (room.isJoined(userId)) return Number.POSITIVE_INFINITY;
+  return (await endOfLastStay(rooms, room, userId))?.pos ?? Number.NEGATIVE_INFINITY;
 }
 
 function asVisibility(value: unknown): HistoryVisibility | undefined {
