@@ -177,7 +177,7 @@ async function unreadJson(view: SyncView, room: Room): Promise<string> {
       highlight += thread.highlight;
     }
   let json = `"unread_notifications":{"notification_count":${notify},"highlight_count":${highlight}}`;
-  if (byThread) {
+  if (byThread && counts.threads.size > 0) {
     const threads: Record<string, object> = {};
     for (const [root, thread] of counts.threads)
       threads[root] = { notification_count: thread.notify, highlight_count: thread.highlight };

@@ -52,14 +52,15 @@ export function syncRoutes(app: FastifyInstance, { sources, relations }: SyncDep
         fullState: query.full_state === 'true',
         stateAfter: stateAfterOf(query),
       };
-      sources.touchPresence(userId, presenceOf(query.set_presence));
+      const presence = presenceOf(query.set_presence);
       if (since === undefined) lazy.forget(userId, deviceId);
       // What the client has synced past it has received.
       else await sources.toDeviceReceived(userId, deviceId, since.toDevice);
 
       const aborted = new AbortController();
       reply.raw.once('close', () => aborted.abort());
-      const json = await poll(syncRequest, timeoutOf(query.timeout), aborted.signal);
+      const presenceDone = sources.touchPresence(userId, deviceId, presence);
+      const json = await poll(syncRequest, timeoutOf(query.timeout), aborted.signal).finally(presenceDone);
       reply.header('content-type', 'application/json');
       return reply.send(Buffer.from(json));
     },

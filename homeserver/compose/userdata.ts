@@ -1,0 +1,138 @@
+import { accountDataRoutes } from '@trellis/client-api/account-data.ts';
+import { filterRoutes } from '@trellis/client-api/filter.ts';
+import { notificationRoutes } from '@trellis/client-api/notifications.ts';
+import { presenceRoutes } from '@trellis/client-api/presence.ts';
+import { pushRuleRoutes } from '@trellis/client-api/push-rules.ts';
+import { pusherRoutes } from '@trellis/client-api/pushers.ts';
+import { receiptRoutes } from '@trellis/client-api/receipts.ts';
+import type { SyncSources } from '@trellis/client-api/sync/sources.ts';
+import { tagRoutes } from '@trellis/client-api/tags.ts';
+import { typingRoutes } from '@trellis/client-api/typing.ts';
+import { ephemeralEduHandlers } from '@trellis/federation/inbound/ephemeral-edus.ts';
+import { Notifications } from '@trellis/rooms/notifications.ts';
+import { PushEvaluation } from '@trellis/rooms/push-evaluation.ts';
+import { isServerAllowed } from '@trellis/rooms/server-acl.ts';
+import { Unread } from '@trellis/rooms/unread.ts';
+import { AccountData } from '@trellis/users/account-data.ts';
+import type { Deactivation } from '@trellis/users/deactivation.ts';
+import type { Devices } from '@trellis/users/devices.ts';
+import { Filters } from '@trellis/users/filters.ts';
+import { Presence, presenceContent } from '@trellis/users/presence.ts';
+import { PushRules } from '@trellis/users/push-rules.ts';
+import { Pushers } from '@trellis/users/pushers.ts';
+import { Receipts } from '@trellis/users/receipts.ts';
+import { RoomTags } from '@trellis/users/tags.ts';
+import { Typing } from '@trellis/users/typing.ts';
+import type { FastifyInstance } from 'fastify';
+import type { Core } from './core.ts';
+import { followSuccessorRooms } from './successor-rooms.ts';
+
+export interface UserDataParts {
+  readonly devices: Devices;
+  readonly deactivation: Deactivation;
+}
+
+/** Account data type that belongs to one device (MSC3890). */
+const DEVICE_SETTINGS = 'org.matrix.msc3890.local_notification_settings.';
+
+export type UserDataArea = ReturnType<typeof composeUserData>;
+type Services = ReturnType<typeof userDataServices>;
+
+/** What users keep on the server, what they show of themselves in passing, and what they have not read yet. */
+export function composeUserData(core: Core, parts: UserDataParts) {
+  const services = userDataServices(core, parts);
+  followEvents(core, services);
+  followAccounts(services, parts);
+  followSuccessorRooms(core, services);
+  core.onReady(() => services.presence.start());
+  core.onClose(async () => {
+    services.typing.close();
+    await Promise.all([services.presence.close(), services.receipts.idle(), services.unread.close()]);
+  });
+  const { rooms, memberships } = core;
+  return {
+    ...services,
+    sources: syncSources(services),
+    eduHandlers: ephemeralEduHandlers({
+      rooms,
+      memberships,
+      ...services,
+      isServerAllowed: (room, server) => isServerAllowed(rooms, room, server),
+    }),
+    clientRoutes: (scope: FastifyInstance) => clientRoutes(core, services, scope),
+  };
+}
+
+function userDataServices({ config, db, streams, rooms }: Core, { devices }: UserDataParts) {
+  const pushRules = new PushRules({ db, stream: streams.accountData });
+  const accountData = new AccountData({ db, stream: streams.accountData, pushRules });
+  const receipts = new Receipts({ db, stream: streams.receipts });
+  const evaluation = new PushEvaluation(rooms, {
+    compiled: (userId) => pushRules.compiled(userId),
+    ignoredUsers: (userId) => accountData.ignoredUsers(userId),
+  });
+  return {
+    pushRules,
+    accountData,
+    receipts,
+    evaluation,
+    tags: new RoomTags(accountData),
+    filters: new Filters(db),
+    typing: new Typing(streams.typing),
+    presence: new Presence({ db, stream: streams.presence, enabled: config.presence.enabled }),
+    pushers: new Pushers({ db, devices, eventPosition: () => rooms.parts.stream.current }),
+    unread: new Unread({ rooms, evaluation, reads: receipts }),
+    notifications: new Notifications({ rooms, evaluation, reads: receipts }),
+  };
+}
+
+function followEvents({ rooms }: Core, { typing, presence }: Services): void {
+  rooms.parts.stream.subscribe((_pos, { roomId, event, memberships }) => {
+    presence.active(event.sender);
+    for (const { userId, after } of memberships) if (after !== 'join') typing.stop(roomId, userId);
+  });
+}
+
+function followAccounts(services: Services, { devices, deactivation }: UserDataParts): void {
+  const { accountData, filters, presence, pushRules, pushers } = services;
+  devices.onDeviceDeleted(async (_tx, userId, deviceIds) => async () => {
+    for (const deviceId of deviceIds) await accountData.delete(userId, null, DEVICE_SETTINGS + deviceId);
+  });
+  deactivation.onDeactivated(async (userId) => {
+    for (const service of [accountData, filters, presence, pushRules, pushers]) await service.erase(userId);
+  });
+}
+
+function syncSources(services: Services) {
+  const { accountData, filters, presence, receipts, typing, unread } = services;
+  return {
+    filter: (userId, filter) => filters.resolve(userId, filter),
+    accountData: (userId, from, to) => accountData.changes(userId, from, to),
+    receipts: (roomId, userId, from, to) => receipts.contentFor(roomId, userId, from, to),
+    typing: (roomId) => typing.in(roomId),
+    presence: async (from, to) => {
+      const now = Date.now();
+      return presence.changes(from, to).map(({ userId, state }) => ({
+        type: 'm.presence',
+        sender: userId,
+        content: presenceContent(state, now),
+      }));
+    },
+    presenceEnabled: presence.enabled,
+    touchPresence: (userId, deviceId, state) => presence.sync(userId, deviceId, state),
+    unread: (userId, roomId) => unread.counts(userId, roomId),
+    ignoredUsers: (userId) => accountData.ignoredUsers(userId),
+  } satisfies Partial<SyncSources>;
+}
+
+function clientRoutes({ rooms, memberships }: Core, services: Services, scope: FastifyInstance): void {
+  accountDataRoutes(scope, services);
+  tagRoutes(scope, services);
+  filterRoutes(scope, services);
+  receiptRoutes(scope, { rooms, ...services });
+  typingRoutes(scope, { rooms, ...services });
+  presenceRoutes(scope, { memberships, ...services });
+  pushRuleRoutes(scope, services);
+  pusherRoutes(scope, services);
+  notificationRoutes(scope, services);
+}
