@@ -2,14 +2,19 @@ import { createRoomRoutes } from '@trellis/client-api/create-room.ts';
 import { membershipRoutes } from '@trellis/client-api/membership.ts';
 import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
+import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
 import { Aliases } from '@trellis/rooms/aliases.ts';
 import { Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
 import { composeAccounts } from './accounts.ts';
 import type { Core } from './core.ts';
+import { composeDeviceLists, composeE2ee } from './e2ee.ts';
 import { composeFederationTransport } from './federation.ts';
+import { composeFederationOut } from './federation-out.ts';
+import { composeHandshakes } from './handshakes.ts';
 import { composeMedia } from './media.ts';
+import { composeReceive } from './receive.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
 
@@ -26,27 +31,40 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
   core.onClose(() => transport.close());
   const media = await composeMedia(core, transport);
 
+  const federationOut = composeFederationOut(core, transport);
+  const lists = composeDeviceLists(core);
   const accounts = composeAccounts(core, {
-    deviceLists: { changed: async () => {} },
+    deviceLists: lists,
     remoteProfiles: { query: async () => ({}) },
   });
   const { profile } = accounts;
-  const no = async (): Promise<never> => {
-    throw new Error('not federated');
-  };
+  const e2ee = composeE2ee(core, {
+    ...accounts,
+    lists,
+    transport,
+    remoteMessages: federationOut.deviceMessages,
+  });
+  const receiving = composeReceive(core, transport);
+  const handshakes = composeHandshakes(core, {
+    transport,
+    receiver: receiving.receiver,
+    isLocalUser: async (userId) => (await accounts.accounts.get(userId))?.deactivated === false,
+  });
   const membership = new Membership({
     rooms,
     memberships,
-    remote: { join: no, leave: no, knock: no, invite: no },
+    remote: handshakes.remote,
     profile,
   });
   accounts.connect(membership);
+  federationOut.connect({ deviceLists: lists, presence: { enabled: false, get: async () => undefined } });
   const aliases = new Aliases(db, rooms, async () => undefined);
   const transactions = new Transactions(db);
 
   app.register(async (scope) => {
     accounts.guard(scope);
-    accounts.routes(scope, {});
+    accounts.routes(scope, { isCrossSigningKey: e2ee.isCrossSigningKey });
+    e2ee.clientRoutes(scope);
     media.clientRoutes(scope);
     createRoomRoutes(scope, {
       rooms,
@@ -66,13 +84,10 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
         accountData: async () => [],
         receipts: async () => undefined,
         typing: () => [],
-        toDevice: async (_u, _d, _f, to) => ({ events: [], upTo: to, more: false }),
-        toDeviceReceived: async () => {},
-        deviceListChanges: async () => [],
-        keyCounts: async () => ({ oneTimeKeys: {}, unusedFallbackTypes: [] }),
+        ...e2ee.sources,
         presence: async () => [],
         presenceEnabled: false,
-        touchPresence: () => {},
+        touchPresence: () => () => {},
         unread: async () => ({ notify: 0, highlight: 0, threads: new Map() }),
         ignoredUsers: async () => new Set(),
       },
@@ -81,6 +96,15 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
   });
   app.register(async (scope) => {
     accounts.openRoutes(scope);
-    transport.routes(scope, (authenticated) => media.federationRoutes(authenticated));
+    handshakes.openRoutes(scope);
+    transport.routes(scope, (authenticated) => {
+      media.federationRoutes(authenticated);
+      handshakes.routes(authenticated);
+      receiving.routes(authenticated, {
+        edus: eduDispatcher(e2ee.eduHandlers, core.log),
+        joins: handshakes.joins,
+      });
+      e2ee.federationRoutes(authenticated);
+    });
   });
 }
