@@ -2,6 +2,7 @@ import { forbidden } from '@trellis/protocol/errors.ts';
 import type { Accounts } from '@trellis/users/accounts.ts';
 import type { Deactivation } from '@trellis/users/deactivation.ts';
 import type { Devices } from '@trellis/users/devices.ts';
+import { userLocked } from '@trellis/users/sessions.ts';
 import type { Uia } from '@trellis/users/uia.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
@@ -64,6 +65,7 @@ export function accountRoutes(
       userId: request.requester?.userId,
     });
     if (passwordUserId === undefined) throw forbidden('Nobody gave a password');
+    if ((await accounts.get(passwordUserId))?.locked) throw userLocked();
     return passwordUserId;
   }
 }

@@ -13,7 +13,11 @@ describe('accounts', () => {
   before(async () => {
     server = await startServer({
       name: 'accounts',
-      config: { registration: { open: true, guests: true, shared_secret: SECRET } },
+      config: {
+        registration: { open: true, guests: true, shared_secret: SECRET },
+        well_known: { server: 'matrix.example.org:443', client: { 'org.example.setting': 7 } },
+        turn: { uris: ['turn:turn.example.org'], shared_secret: 'turn', lifetime_ms: 3_600_000 },
+      },
     });
     admin = new Client(server.url, (await registerBySecret('root', { admin: true })).body);
     alice = await server.register('alice');
@@ -126,6 +130,9 @@ describe('accounts', () => {
       );
       const logIn = { type: 'm.login.password', user: 'bob', password: PASSWORD };
       assert.equal((await ask('POST', '/_matrix/client/v3/login', { body: logIn })).status, 401);
+      const change = { new_password: 'another password', auth: auth('bob') };
+      const changed = await ask('POST', '/_matrix/client/v3/account/password', { body: change });
+      assert.deepEqual([changed.status, changed.body.errcode], [401, 'M_USER_LOCKED']);
       assert.deepEqual(await admin.get(lock), { locked: true });
       await admin.put(lock, { locked: false });
       await bob.get('/v3/account/whoami');
@@ -257,8 +264,16 @@ describe('accounts', () => {
     await refused(alice.post(path`/v3/users/${'@spam:elsewhere.example'}/report`, {}), 400, 'M_BAD_JSON');
   });
 
-  it('know no bridges and no calls where none are configured', async () => {
-    assert.deepEqual(await alice.get('/v3/voip/turnServer'), {});
+  it('get credentials for calls', async () => {
+    const { username, password, uris, ttl } = await alice.get('/v3/voip/turnServer');
+    assert.deepEqual([uris, ttl], [['turn:turn.example.org'], 3600]);
+    const [until, userId] = username.split(/:(.*)/);
+    assert.equal(userId, alice.userId);
+    assert.ok(Math.abs(Number(until) - Date.now() / 1000 - 3600) < 10);
+    assert.equal(password, createHmac('sha1', 'turn').update(username).digest('base64'));
+  });
+
+  it('know no bridges where none are configured', async () => {
     assert.deepEqual(await alice.get('/v3/thirdparty/protocols'), {});
     await refused(alice.get('/v3/thirdparty/protocol/irc'), 404, 'M_NOT_FOUND');
     await refused(alice.get('/v3/thirdparty/user', { userid: alice.userId }), 404, 'M_NOT_FOUND');
@@ -267,7 +282,10 @@ describe('accounts', () => {
 
   it('are told where the server is', async () => {
     const known = await ask('GET', '/.well-known/matrix/client');
-    assert.equal(known.body['m.homeserver'].base_url, server.url);
+    assert.deepEqual(known.body, { 'm.homeserver': { base_url: server.url }, 'org.example.setting': 7 });
+    assert.deepEqual((await ask('GET', '/.well-known/matrix/server')).body, {
+      'm.server': 'matrix.example.org:443',
+    });
     assert.equal((await ask('GET', '/.well-known/matrix/support')).status, 404);
   });
 });

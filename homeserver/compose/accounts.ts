@@ -183,8 +183,13 @@ function routes(
   { isCrossSigningKey, networks = noThirdPartyNetworks, unstableFeatures }: AccountsRouteParts,
 ): void {
   const { config, serverName, memberships } = core;
-  const wellKnown = { publicUrl: config.public_url };
-  const { turn, registration } = config;
+  const { turn, registration, well_known: known } = config;
+  const wellKnown = {
+    publicUrl: config.public_url,
+    delegatedTo: known.server,
+    clientExtra: known.client,
+    support: known.support,
+  };
   versionsRoutes(scope, { unstableFeatures });
   wellKnownRoutes(scope, wellKnown);
   capabilitiesRoutes(scope, { ...services, defaultRoomVersion: config.rooms.default_version });

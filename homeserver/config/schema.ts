@@ -33,6 +33,35 @@ export const configSchema = section({
   }),
   data_dir: text('data', { default: 'data' }),
   public_url: optional('https://matrix.example.org', { pattern: '^https?://' }),
+  well_known: section({
+    server: optional('matrix.example.org:443'),
+    client: Type.Optional(
+      Type.Record(Type.String({ pattern: '\\.' }), Type.Any(), {
+        examples: [{ 'org.example.setting': true }],
+      }),
+    ),
+    support: Type.Optional(
+      Type.Object(
+        {
+          contacts: Type.Optional(
+            Type.Array(
+              Type.Object(
+                {
+                  matrix_id: optional('@admin:example.org'),
+                  email_address: optional('admin@example.org'),
+                  role: text('m.role.admin'),
+                },
+                { additionalProperties: false },
+              ),
+              { minItems: 1, examples: [[{ matrix_id: '@admin:example.org', role: 'm.role.admin' }]] },
+            ),
+          ),
+          support_page: optional('https://example.org/support', { pattern: '^https?://' }),
+        },
+        { additionalProperties: false, minProperties: 1 },
+      ),
+    ),
+  }),
   http: section({
     host: text('127.0.0.1', { default: '127.0.0.1' }),
     port: port(8008),
