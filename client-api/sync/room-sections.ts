@@ -3,6 +3,7 @@ import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { strip, strippedStateEvents } from '@trellis/rooms/stripped-state.ts';
+import { membershipsAt } from '@trellis/rooms/visibility.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { eventJson, eventListJson, type Viewer } from '../event-json.ts';
 import type { LazyMembers } from './lazy-members.ts';
@@ -60,7 +61,7 @@ export async function joinedSection(
   if (quiet && !isNew && !news.receipts) return undefined;
 
   const parts = [
-    `"timeline":${await timelineJson(view, timeline, 'join')}`,
+    `"timeline":${await timelineJson(view, room, timeline)}`,
     `"${view.stateAfter}":{"events":${eventListJson(state, viewer(view, 'join'))}}`,
     `"account_data":{"events":${JSON.stringify(accountData.map(({ type, content }) => ({ type, content })))}}`,
     `"ephemeral":{"events":${JSON.stringify(ephemeral)}}`,
@@ -86,7 +87,7 @@ export async function leftSection(view: SyncView, room: Room, membership: UserMe
   const timeline = await readTimeline(view, room, after, own.pos);
   const state = await sectionState(view, room, timeline, view.eventsFrom, own);
   return (
-    `{"timeline":${await timelineJson(view, timeline, membership.membership)}` +
+    `{"timeline":${await timelineJson(view, room, timeline)}` +
     `,"${view.stateAfter}":{"events":${eventListJson(state, viewOfLeft)}},"account_data":{"events":[]}}`
   );
 }
@@ -112,10 +113,11 @@ function viewer(view: SyncView, membership: string | undefined): Viewer {
   return { userId: view.userId, deviceId: view.deviceId, membership, now: Date.now() };
 }
 
-async function timelineJson(view: SyncView, timeline: Timeline, membership: string): Promise<string> {
+async function timelineJson(view: SyncView, room: Room, timeline: Timeline): Promise<string> {
   const related = timeline.events.filter((event) => event.hasRelations !== false);
   const relations = related.length > 0 ? await view.relations(related, view.userId) : undefined;
-  const events = eventListJson(timeline.events, { ...viewer(view, membership), relations });
+  const membership = await membershipsAt(view.sources.rooms, room, view.userId, timeline.events);
+  const events = eventListJson(timeline.events, { ...viewer(view, undefined), membership, relations });
   return `{"events":${events},"limited":${timeline.limited},"prev_batch":"${placeToken(timeline.start)}"}`;
 }
 
