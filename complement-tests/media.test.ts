@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { deflateSync } from 'node:zlib';
 import { type Client, type Json, path, request } from './harness/client.ts';
@@ -151,5 +153,103 @@ describe('media', () => {
       .request('POST', '/_matrix/media/v3/upload', { raw, headers })
       .catch(() => undefined);
     if (answer) assert.deepEqual([answer.status, answer.body.errcode], [413, 'M_TOO_LARGE']);
+  });
+
+  it('come in parts, to those who ask for parts', async () => {
+    const uri = await upload(Buffer.from('0123456789'), 'text/plain');
+    const [, name, id] = /^mxc:\/\/([^/]+)\/(.+)$/.exec(uri)!;
+    const part = await alice.request('GET', `/_matrix/client/v1/media/download${path`/${name!}/${id!}`}`, {
+      headers: { range: 'bytes=2-4' },
+    });
+    // A server may also send the whole.
+    if (part.status === 206) assert.equal(part.body.toString(), '234');
+    else assert.equal(part.status, 200);
+  });
+
+  it('are no longer given away without a token', async () => {
+    const uri = await upload(png(2, 2), 'image/png');
+    const target = uri.replace('mxc://', '/_matrix/media/v3/download/');
+    const answer = await request(server.url, 'GET', target);
+    assert.deepEqual([answer.status, answer.body.errcode], [404, 'M_NOT_FOUND']);
+  });
+
+  it('come from other servers, with their names and thumbnails', async () => {
+    const image = png(640, 480);
+    const uri = await upload(image, 'image/png', 'ünï.png');
+    const other = await startServer({ name: 'media-other' });
+    try {
+      const bob = await other.register('bob');
+      const target = (what: string, mxc: string) =>
+        mxc.replace('mxc://', `/_matrix/client/v1/media/${what}/`);
+      const answer = await bob.request('GET', target('download', uri));
+      assert.equal(answer.status, 200, JSON.stringify(answer.body));
+      assert.ok(answer.body.equals(image));
+      assert.equal(answer.headers.get('content-type'), 'image/png');
+      assert.match(answer.headers.get('content-disposition')!, /utf-8''%C3%BCn%C3%AF\.png/i);
+      const query = { width: 32, height: 32, method: 'crop' };
+      assert.equal((await bob.request('GET', target('thumbnail', uri), { query })).status, 200);
+      const missing = await bob.request('GET', target('download', `${uri}x`));
+      assert.deepEqual([missing.status, missing.body.errcode], [404, 'M_NOT_FOUND']);
+      // What was fetched once is there when its server is not.
+      await server.stop();
+      assert.equal((await bob.request('GET', target('download', uri))).status, 200);
+      assert.equal((await bob.request('GET', target('download', `${uri}y`))).status, 502);
+    } finally {
+      await other.close();
+    }
+  });
+});
+
+describe('URL previews', () => {
+  let server: TestServer;
+  let site: Server;
+  let origin: string;
+  const image = png(279, 129);
+  before(async () => {
+    server = await startServer({ name: 'previews' });
+    site = createServer((request, response) => {
+      if (request.url === '/test.png') response.setHeader('content-type', 'image/png').end(image);
+      else
+        response
+          .setHeader('content-type', 'text/html')
+          .end(
+            '<title>No</title><meta property="og:title" content="The &amp;"><meta property="og:image" content="test.png">',
+          );
+    });
+    await new Promise<void>((listening) => site.listen(0, '127.0.0.1', listening));
+    origin = `http://127.0.0.1:${(site.address() as AddressInfo).port}`;
+  });
+  after(async () => {
+    site.close();
+    await server.close();
+  });
+
+  it('show what the page says, and its picture', async () => {
+    const alice = await server.register('alice');
+    const target = '/_matrix/client/v1/media/preview_url';
+    const { status, body } = await alice.request('GET', target, { query: { url: `${origin}/page` } });
+    assert.equal(status, 200, JSON.stringify(body));
+    assert.equal(body['og:title'], 'The &');
+    assert.deepEqual([body['og:image:width'], body['og:image:height']], [279, 129]);
+    assert.equal(body['matrix:image:size'], image.length);
+    const picture = body['og:image'].replace('mxc://', '/_matrix/client/v1/media/download/');
+    assert.ok((await alice.request('GET', picture)).body.equals(image));
+    const anonymous = await request(server.url, 'GET', target, { query: { url: origin } });
+    assert.equal(anonymous.status, 401);
+  });
+
+  it('do not look into the network of the server, unless it is allowed to', async () => {
+    const strict = await startServer({
+      name: 'guarded',
+      config: { federation: { deny_addresses: ['127.0.0.0/8'] } },
+    });
+    try {
+      const alice = await strict.register('alice');
+      const url = `${origin}/page`;
+      const answer = await alice.request('GET', '/_matrix/client/v1/media/preview_url', { query: { url } });
+      assert.ok(answer.status >= 400, JSON.stringify(answer.body));
+    } finally {
+      await strict.close();
+    }
   });
 });
