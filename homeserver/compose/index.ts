@@ -3,108 +3,120 @@ import { membershipRoutes } from '@trellis/client-api/membership.ts';
 import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
-import { Aliases } from '@trellis/rooms/aliases.ts';
+import { queryProfile } from '@trellis/federation/outbound/query-calls.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
 import { composeAccounts } from './accounts.ts';
 import type { Core } from './core.ts';
 import { composeDeviceLists, composeE2ee } from './e2ee.ts';
-import { composeFederationTransport } from './federation.ts';
+import { composeFederationTransport, type FederationTransport } from './federation.ts';
 import { composeFederationOut } from './federation-out.ts';
 import { composeHandshakes } from './handshakes.ts';
 import { composeMedia } from './media.ts';
 import { composeReceive } from './receive.ts';
+import { composeRoomsRead } from './rooms-read.ts';
+import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
 
 /** Builds every service on the engine and plugs every API into the HTTP server. */
 export async function compose(core: Core, app: FastifyInstance): Promise<void> {
-  const { config, db, serverName, signingKey, rooms, memberships } = core;
   const transport = await composeFederationTransport({
-    config: config.federation,
-    db,
-    serverName,
-    signingKey,
+    ...core,
+    config: core.config.federation,
     software: SOFTWARE,
   });
   core.onClose(() => transport.close());
-  const media = await composeMedia(core, transport);
+  const areas = await composeAreas(core, transport);
+  clientApi(core, app, areas);
+  federationApi(core, app, transport, areas);
+}
 
+type Areas = Awaited<ReturnType<typeof composeAreas>>;
+
+async function composeAreas(core: Core, transport: FederationTransport) {
+  const { rooms, memberships } = core;
   const federationOut = composeFederationOut(core, transport);
   const lists = composeDeviceLists(core);
   const accounts = composeAccounts(core, {
     deviceLists: lists,
-    remoteProfiles: { query: async () => ({}) },
+    remoteProfiles: {
+      query: (userId, field) => queryProfile(transport.client, serverNameOf(userId), userId, field),
+    },
   });
-  const { profile } = accounts;
   const e2ee = composeE2ee(core, {
     ...accounts,
     lists,
     transport,
     remoteMessages: federationOut.deviceMessages,
   });
+  const userData = composeUserData(core, accounts);
   const receiving = composeReceive(core, transport);
+  const roomsRead = composeRoomsRead(core, {
+    ...receiving,
+    transport,
+    ignoredUsers: userData.sources.ignoredUsers,
+    carryOver: userData.carryOver,
+  });
   const handshakes = composeHandshakes(core, {
     transport,
     receiver: receiving.receiver,
     isLocalUser: async (userId) => (await accounts.accounts.get(userId))?.deactivated === false,
   });
-  const membership = new Membership({
-    rooms,
-    memberships,
-    remote: handshakes.remote,
-    profile,
-  });
+  const { profile } = accounts;
+  const membership = new Membership({ rooms, memberships, remote: handshakes.remote, profile });
   accounts.connect(membership);
-  federationOut.connect({ deviceLists: lists, presence: { enabled: false, get: async () => undefined } });
-  const aliases = new Aliases(db, rooms, async () => undefined);
-  const transactions = new Transactions(db);
+  federationOut.connect({ deviceLists: lists, presence: userData.presence });
+  const media = await composeMedia(core, transport);
+  return { accounts, e2ee, handshakes, media, membership, receiving, roomsRead, userData };
+}
 
+function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
+  const { config, rooms, memberships, notifier } = core;
+  const { accounts, e2ee, media, membership, roomsRead, userData } = areas;
+  const { aliases } = roomsRead;
+  const createRoom = {
+    rooms,
+    membership,
+    aliases,
+    profile: accounts.profile,
+    defaultVersion: config.rooms.default_version,
+  };
   app.register(async (scope) => {
     accounts.guard(scope);
     accounts.routes(scope, { isCrossSigningKey: e2ee.isCrossSigningKey });
     e2ee.clientRoutes(scope);
+    userData.clientRoutes(scope);
     media.clientRoutes(scope);
-    createRoomRoutes(scope, {
-      rooms,
-      membership,
-      aliases,
-      profile,
-      defaultVersion: config.rooms.default_version,
-    });
+    roomsRead.clientRoutes(scope, { createRoom, sources: userData.sources });
+    createRoomRoutes(scope, createRoom);
     membershipRoutes(scope, { rooms, membership, memberships, aliases });
-    roomSendRoutes(scope, { rooms, transactions, aliases });
+    roomSendRoutes(scope, { rooms, transactions: new Transactions(core.db), aliases });
     syncRoutes(scope, {
-      sources: {
-        rooms,
-        memberships,
-        notifier: core.notifier,
-        filter: async (_u, text) => (text?.startsWith('{') ? JSON.parse(text) : {}),
-        accountData: async () => [],
-        receipts: async () => undefined,
-        typing: () => [],
-        ...e2ee.sources,
-        presence: async () => [],
-        presenceEnabled: false,
-        touchPresence: () => () => {},
-        unread: async () => ({ notify: 0, highlight: 0, threads: new Map() }),
-        ignoredUsers: async () => new Set(),
-      },
-      relations: async () => new Map(),
+      sources: { rooms, memberships, notifier, ...userData.sources, ...e2ee.sources },
+      relations: roomsRead.relations,
     });
   });
+}
+
+function federationApi(
+  core: Core,
+  app: FastifyInstance,
+  transport: FederationTransport,
+  { accounts, e2ee, handshakes, media, receiving, roomsRead, userData }: Areas,
+): void {
+  const edus = eduDispatcher(new Map([...e2ee.eduHandlers, ...userData.eduHandlers]), core.log);
   app.register(async (scope) => {
     accounts.openRoutes(scope);
     handshakes.openRoutes(scope);
     transport.routes(scope, (authenticated) => {
       media.federationRoutes(authenticated);
       handshakes.routes(authenticated);
-      receiving.routes(authenticated, {
-        edus: eduDispatcher(e2ee.eduHandlers, core.log),
-        joins: handshakes.joins,
-      });
+      receiving.routes(authenticated, { edus, joins: handshakes.joins });
       e2ee.federationRoutes(authenticated);
+      roomsRead.federationRoutes(authenticated, accounts);
     });
   });
 }

@@ -25,7 +25,7 @@ import { RoomTags } from '@trellis/users/tags.ts';
 import { Typing } from '@trellis/users/typing.ts';
 import type { FastifyInstance } from 'fastify';
 import type { Core } from './core.ts';
-import { followSuccessorRooms } from './successor-rooms.ts';
+import { carryOverSettings } from './successor-rooms.ts';
 
 export interface UserDataParts {
   readonly devices: Devices;
@@ -43,7 +43,6 @@ export function composeUserData(core: Core, parts: UserDataParts) {
   const services = userDataServices(core, parts);
   followEvents(core, services);
   followAccounts(services, parts);
-  followSuccessorRooms(core, services);
   core.onReady(() => services.presence.start());
   core.onClose(async () => {
     services.typing.close();
@@ -53,6 +52,7 @@ export function composeUserData(core: Core, parts: UserDataParts) {
   return {
     ...services,
     sources: syncSources(services),
+    carryOver: carryOverSettings(services),
     eduHandlers: ephemeralEduHandlers({
       rooms,
       memberships,
