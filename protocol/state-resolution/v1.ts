@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto';
 import { visitAuthState } from '../auth-event-selection.ts';
-import { authorise } from '../auth-rules/index.ts';
+import { type AuthState, authorise } from '../auth-rules/index.ts';
 import { type AuthView, type StateMap, splitStateKey, stateKeyOf } from '../event.ts';
 import type { RoomVersion } from '../room-versions.ts';
 import { KnownEvents, type Resolution } from './needs.ts';
@@ -35,9 +35,12 @@ export function* resolveV1(version: RoomVersion, states: readonly StateMap[]): R
     const events = [...ids].map((id) => known.get(id)).filter((event) => event !== undefined);
     return { type: splitStateKey(key)[0], events: sorted(events.filter((event) => !event.rejected)) };
   });
-  for (const type of AUTH_TYPES)
-    for (const { events } of candidates.filter((candidate) => candidate.type === type))
-      resolveAuthConflict(events, state, version);
+  for (const type of AUTH_TYPES) {
+    const ofType = candidates.filter((candidate) => candidate.type === type);
+    // Each conflict for itself, on the state before the pass: the spec gives state keys no order.
+    const winners = ofType.map(({ events }) => winnerOf(events, state, version));
+    for (const winner of winners) if (winner) state.set(winner);
+  }
   // No other type authorises anything, so these don't depend on each other.
   for (const { type, events } of candidates) {
     if (AUTH_TYPES.includes(type)) continue;
@@ -47,12 +50,22 @@ export function* resolveV1(version: RoomVersion, states: readonly StateMap[]): R
   return state.under(agreed);
 }
 
-/** Takes the first event, and each one after it for as long as it is allowed by what was taken before it. */
-function resolveAuthConflict(events: readonly AuthView[], state: PartialState, version: RoomVersion): void {
-  for (const [i, event] of events.entries()) {
-    if (i > 0 && authorise(event, state, version) !== undefined) return;
-    state.set(event);
+/** The first event, or the last one after it for as long as each is allowed by the one before. */
+function winnerOf(
+  [first, ...others]: readonly AuthView[],
+  state: PartialState,
+  version: RoomVersion,
+): AuthView | undefined {
+  let winner = first;
+  const withWinner: AuthState = {
+    get: (type, stateKey) =>
+      type === winner?.type && stateKey === winner.stateKey ? winner : state.get(type, stateKey),
+  };
+  for (const event of others) {
+    if (authorise(event, withWinner, version) !== undefined) break;
+    winner = event;
   }
+  return winner;
 }
 
 /** By ascending depth, then descending SHA-1 of the event id. */
