@@ -5,6 +5,7 @@ import type { Uia } from '@trellis/users/uia.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
+import { mapOf } from './map-schema.ts';
 
 export interface KeysSigningDeps {
   readonly crossSigning: CrossSigning;
@@ -16,8 +17,8 @@ const key = Type.Optional(
   Type.Object({
     user_id: Type.String(),
     usage: Type.Array(Type.String(), { maxItems: 10 }),
-    keys: Type.Record(Type.String(), Type.String(), { minProperties: 1, maxProperties: 1 }),
-    signatures: Type.Optional(Type.Record(Type.String(), Type.Record(Type.String(), Type.String()))),
+    keys: mapOf(Type.String(), { minProperties: 1, maxProperties: 1 }),
+    signatures: Type.Optional(mapOf(mapOf(Type.String()))),
   }),
 );
 const uploadBody = Type.Object({ master_key: key, self_signing_key: key, user_signing_key: key });
@@ -27,7 +28,7 @@ interface UploadBody {
   user_signing_key?: JsonObject;
 }
 
-const signaturesBody = Type.Record(Type.String(), Type.Record(Type.String(), Type.Object({})), {
+const signaturesBody = mapOf(mapOf(Type.Object({})), {
   maxProperties: 1000,
 });
 

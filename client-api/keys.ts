@@ -8,6 +8,7 @@ import type { Keys } from '@trellis/users/e2ee/keys.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
+import { mapOf } from './map-schema.ts';
 import { deviceListsSection } from './sync/people.ts';
 import type { SyncSources } from './sync/sources.ts';
 import { parseSyncToken } from './sync/token.ts';
@@ -18,18 +19,15 @@ export interface KeysRoutesDeps {
   readonly sources: Pick<SyncSources, 'rooms' | 'memberships' | 'deviceListChanges'>;
 }
 
-const signatures = Type.Record(Type.String(), Type.Record(Type.String(), Type.String()));
+const signatures = mapOf(mapOf(Type.String()));
 const deviceKeysSchema = Type.Object({
   user_id: Type.String(),
   device_id: Type.String(),
   algorithms: Type.Array(Type.String(), { maxItems: 100 }),
-  keys: Type.Record(Type.String(), Type.String()),
+  keys: mapOf(Type.String()),
   signatures,
 });
-const keyObjects = Type.Record(
-  Type.String(),
-  Type.Union([Type.String(), Type.Object({ key: Type.String(), signatures })]),
-);
+const keyObjects = mapOf(Type.Union([Type.String(), Type.Object({ key: Type.String(), signatures })]));
 const uploadBody = Type.Object({
   device_keys: Type.Optional(deviceKeysSchema),
   one_time_keys: Type.Optional(keyObjects),
@@ -49,11 +47,11 @@ const timeout = Type.Optional(Type.Number({ minimum: 0 }));
 const MAX_ASKED = 10_000;
 const queryBody = Type.Object({
   timeout,
-  device_keys: Type.Record(Type.String(), Type.Array(Type.String()), { maxProperties: MAX_ASKED }),
+  device_keys: mapOf(Type.Array(Type.String()), { maxProperties: MAX_ASKED }),
 });
 const claimBody = Type.Object({
   timeout,
-  one_time_keys: Type.Record(Type.String(), Type.Record(Type.String(), Type.String())),
+  one_time_keys: mapOf(mapOf(Type.String())),
 });
 const changesQuery = Type.Object({ from: Type.String(), to: Type.String() });
 

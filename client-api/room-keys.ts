@@ -5,6 +5,7 @@ import type { BackedUpKey, KeyBackups, KeyRange } from '@trellis/users/e2ee/key-
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
+import { mapOf } from './map-schema.ts';
 
 export interface RoomKeysDeps {
   readonly backups: KeyBackups;
@@ -29,11 +30,11 @@ const keyData = Type.Object({
   session_data: Type.Object({}),
 });
 type KeyData = Omit<BackedUpKey, 'roomId' | 'sessionId'>;
-const roomBackup = Type.Object({ sessions: Type.Record(Type.String(), keyData) });
+const roomBackup = Type.Object({ sessions: mapOf(keyData) });
 interface RoomBackup {
   sessions: Record<string, KeyData>;
 }
-const backup = Type.Object({ rooms: Type.Record(Type.String(), roomBackup) });
+const backup = Type.Object({ rooms: mapOf(roomBackup) });
 
 const querystring = Type.Object({ version: Type.Optional(Type.String()) });
 

@@ -4,13 +4,14 @@ import type { DeviceMessages, ToDevice } from '@trellis/users/to-device.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
+import { mapOf } from './map-schema.ts';
 
 export interface ToDeviceDeps {
   readonly toDevice: ToDevice;
 }
 
 const body = Type.Object({
-  messages: Type.Record(Type.String(), Type.Record(Type.String(), Type.Object({}))),
+  messages: mapOf(mapOf(Type.Object({}))),
 });
 
 /** Spec: "Send-to-Device messaging". */

@@ -80,6 +80,8 @@ describe('end-to-end encryption keys', () => {
     await refused(bob.post('/v3/keys/upload', { device_keys: keys }), 400);
     await refused(bob.post('/v3/keys/query', { device_keys: [] }), 400);
     await refused(bob.post('/v3/keys/query', { device_keys: { [alice.userId]: 'all' } }), 400);
+    await refused(bob.post('/v3/keys/query', { device_keys: { '@line\nbreak:x': 'all' } }), 400);
+    await refused(bob.post('/v3/keys/signatures/upload', { '@line\nbreak:x': null }), 400);
   });
 
   it('for one time are counted, and given to one only', async () => {

@@ -8,7 +8,7 @@ import { deviceJson } from '@trellis/users/e2ee/key-answers.ts';
 import { isName } from '@trellis/users/e2ee/key-json.ts';
 import { localKeys } from '@trellis/users/e2ee/local-keys.ts';
 import type { FastifyInstance } from 'fastify';
-import { Type } from 'typebox';
+import { type TSchema, Type } from 'typebox';
 import { originOf } from './authentication.ts';
 
 export interface DeviceKeysRoutesDeps {
@@ -19,11 +19,14 @@ export interface DeviceKeysRoutesDeps {
 
 /** Users or devices that one request can ask for. */
 const MAX_ASKED = 10_000;
+/** An object whose members are all of one kind, whatever their names. */
+const mapOf = (values: TSchema, limits: { maxProperties?: number } = {}) =>
+  Type.Object({}, { additionalProperties: values, ...limits });
 const queryBody = Type.Object({
-  device_keys: Type.Record(Type.String(), Type.Array(Type.String()), { maxProperties: MAX_ASKED }),
+  device_keys: mapOf(Type.Array(Type.String()), { maxProperties: MAX_ASKED }),
 });
 const claimBody = Type.Object({
-  one_time_keys: Type.Record(Type.String(), Type.Record(Type.String(), Type.String())),
+  one_time_keys: mapOf(mapOf(Type.String())),
 });
 
 /** Devices and keys of local users, for other servers (Server-Server API, "Device Management", "End-to-End Encryption"). */
