@@ -42,7 +42,8 @@ async function forClient<T>(call: Promise<T>): Promise<T> {
     // What was wrong was our request to the other server, not the client's to us (spec: the 400 of each endpoint).
     if (error.errcode === 'M_INVALID_PARAM' || error.errcode === 'M_MISSING_PARAM')
       throw unusable(error.destination, `it answered ${error.errcode}`);
-    throw error.toMatrixError();
+    // The client is told little; the log needs to know.
+    throw Object.assign(error.toMatrixError(), { cause: error });
   }
 }
 

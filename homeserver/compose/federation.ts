@@ -141,7 +141,8 @@ export async function composeFederationTransport(
 
 function isAllowedBy(config: FederationConfig): (serverName: string) => boolean {
   if (config.enabled === false) return () => false;
-  const servers: AllowedServers = { allow: config.allow_servers, deny: config.deny_servers };
+  const allow = config.allow_servers?.length ? config.allow_servers : undefined;
+  const servers: AllowedServers = { allow, deny: config.deny_servers };
   return allowedServers(servers);
 }
 
