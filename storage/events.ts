@@ -105,6 +105,15 @@ export class EventStore {
     return this.#read(rows);
   }
 
+  /** Event ids by numeric id, in no order. */
+  async idsOf(nids: readonly number[]): Promise<string[]> {
+    const rows = await this.#db.query<{ event_id: string }>(
+      { name: 'events-ids', text: 'SELECT event_id FROM events WHERE nid = ANY($1::bigint[])' },
+      [nids],
+    );
+    return rows.map((row) => row.event_id);
+  }
+
   /**
    * The PDUs of events as JSON text, in no order and past the cache: for answers that hold a room's whole state, which
    * would push everything else out of it.
@@ -127,7 +136,13 @@ export class EventStore {
                WHERE e.room = $1 AND e.pos > $2 AND e.pos < $3 AND e.status = 0
                ORDER BY e.pos ${forward ? 'ASC' : 'DESC'} LIMIT $4`,
       },
-      [roomNid, range.after ?? Number.MIN_SAFE_INTEGER, range.before ?? Number.MAX_SAFE_INTEGER, range.limit],
+      [
+        roomNid,
+        // Infinities, which are no integers to the database, mean the same as nothing.
+        Math.max(range.after ?? Number.MIN_SAFE_INTEGER, Number.MIN_SAFE_INTEGER),
+        Math.min(range.before ?? Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
+        range.limit,
+      ],
     );
     return this.#read(rows);
   }

@@ -1,9 +1,10 @@
 import { invalidParam, missingParam, notFound } from '@trellis/protocol/errors.ts';
-import { authChain } from '@trellis/rooms/auth-chain.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
+import { authChainNids } from '@trellis/storage/auth-chains.ts';
+import type { EventRef } from '@trellis/storage/state-snapshots.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { originOf } from './authentication.ts';
-import { jsonOf, roomOfMember } from './member-server.ts';
+import { jsonList, roomOfMember } from './member-server.ts';
 
 export interface StateRoutesDeps {
   readonly rooms: Rooms;
@@ -21,7 +22,7 @@ interface StateRoute {
 export function stateRoutes(app: FastifyInstance, { rooms }: StateRoutesDeps): void {
   const { db, events, snapshots } = rooms.parts;
 
-  const stateBefore = async (request: FastifyRequest<StateRoute>): Promise<string[]> => {
+  const stateBefore = async (request: FastifyRequest<StateRoute>): Promise<EventRef[]> => {
     const { roomId } = request.params;
     await roomOfMember(rooms, roomId, originOf(request));
     const { event_id: eventId } = request.query;
@@ -30,19 +31,29 @@ export function stateRoutes(app: FastifyInstance, { rooms }: StateRoutesDeps): v
     const event = await events.get(eventId);
     if (event?.roomId !== roomId || event.stateBefore === undefined) throw notFound('Unknown event');
     const state = await snapshots.load(event.stateBefore);
-    return Array.from(state.entries(), ([, ref]) => ref.eventId);
+    return Array.from(state.entries(), ([, ref]) => ref);
   };
 
   app.get<StateRoute>('/_matrix/federation/v1/state/:roomId', async (request, reply) => {
-    const ids = await stateBefore(request);
-    const [state, chain] = await Promise.all([events.getMany(ids), authChain(db, events, ids)]);
+    const state = await stateBefore(request);
+    const nids = state.map(({ nid }) => nid);
+    const [pdus, chain] = await Promise.all([
+      events.jsonByNids(nids),
+      authChainNids(db, nids).then((all) => events.jsonByNids(all)),
+    ]);
     reply.type('application/json');
-    return `{"auth_chain":${jsonOf(chain)},"pdus":${jsonOf(state.values())}}`;
+    return `{"auth_chain":${jsonList(chain)},"pdus":${jsonList(pdus)}}`;
   });
 
   app.get<StateRoute>('/_matrix/federation/v1/state_ids/:roomId', async (request) => {
-    const ids = await stateBefore(request);
-    const chain = await authChain(db, events, ids);
-    return { auth_chain_ids: chain.map(({ eventId }) => eventId), pdu_ids: ids };
+    const state = await stateBefore(request);
+    const chain = await authChainNids(
+      db,
+      state.map(({ nid }) => nid),
+    );
+    return {
+      auth_chain_ids: await events.idsOf(chain),
+      pdu_ids: state.map(({ eventId }) => eventId),
+    };
   });
 }
