@@ -169,8 +169,8 @@ export class IncomingPdus {
     if (serverNameOf(stateKey) !== rooms.parts.serverName || (membership !== 'leave' && membership !== 'ban'))
       return refused;
     const member = room.member(stateKey);
-    const isTakenBack =
-      member?.membership === 'invite' && serverNameOf(member.sender) === serverNameOf(sender);
+    // Only by who invited: what others of the room may do can't be checked from outside.
+    const isTakenBack = member?.membership === 'invite' && member.sender === sender;
     if (!isTakenBack && member?.membership !== 'knock') return refused;
     await storeOutOfBand(rooms, event, null);
     return { eventId };
