@@ -90,7 +90,7 @@ async function readRaw(
 ): Promise<{ raw: StoredEvent[]; cut: boolean }> {
   const { events } = rooms.parts;
   if (query.direction === 'forward') {
-    const before = query.to === undefined ? undefined : query.to + 1;
+    const before = query.to === undefined ? undefined : Math.min(query.to + 1, Number.MAX_SAFE_INTEGER);
     return {
       raw: await events.timeline(room.nid, { after: place, before, direction: 'forward', limit: size }),
       cut: false,

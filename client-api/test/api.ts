@@ -2,15 +2,21 @@ import { after } from 'node:test';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import Fastify, { type FastifyInstance, type InjectOptions } from 'fastify';
 
-/** Routes without a network before them; errors are answered as the HTTP server does. */
+/** Routes without a network before them, closed at the end of the test. */
 export function testApp(): FastifyInstance {
+  const app = bareApp();
+  after(() => app.close());
+  return app;
+}
+
+/** The same, for who closes it: errors are answered as the HTTP server does. */
+export function bareApp(): FastifyInstance {
   const app = Fastify({ trustProxy: true, ajv: { customOptions: { coerceTypes: false } } });
   app.setErrorHandler((error: Error & { validation?: unknown }, _request, reply) => {
     if (error instanceof MatrixError) return reply.code(error.status).send(error.toBody());
     if (error.validation) return reply.code(400).send({ errcode: 'M_BAD_JSON', error: error.message });
     return reply.code(500).send({ errcode: 'M_UNKNOWN', error: error.stack });
   });
-  after(() => app.close());
   return app;
 }
 
