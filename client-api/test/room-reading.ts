@@ -62,7 +62,7 @@ export class RoomReading {
   private constructor(engine: TestEngine) {
     this.engine = engine;
     this.app = bareApp();
-    const { rooms, memberships, db } = engine;
+    const { rooms, db } = engine;
     const aliases = new Aliases(db, rooms, async () => undefined);
     const membership = engine.membership();
     this.createParts = { rooms, membership, aliases, profile: async () => ({}), defaultVersion: '11' };

@@ -3,8 +3,7 @@ import { membershipRoutes } from '@trellis/client-api/membership.ts';
 import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
-import { queryProfile } from '@trellis/federation/outbound/query-calls.ts';
-import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { remoteProfiles } from '@trellis/federation/outbound/remote-rooms.ts';
 import { Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
@@ -42,9 +41,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const lists = composeDeviceLists(core);
   const accounts = composeAccounts(core, {
     deviceLists: lists,
-    remoteProfiles: {
-      query: (userId, field) => queryProfile(transport.client, serverNameOf(userId), userId, field),
-    },
+    remoteProfiles: remoteProfiles(transport.client),
   });
   const e2ee = composeE2ee(core, {
     ...accounts,
