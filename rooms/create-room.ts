@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { invalidParam, MatrixError } from '@trellis/protocol/errors.ts';
-import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
+import type { JsonObject, JsonValue, RoomEvent } from '@trellis/protocol/event.ts';
+import { checkPdu } from '@trellis/protocol/event-format.ts';
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
 import { buildEvent } from '@trellis/protocol/make-event.ts';
-import { roomVersion, type RoomVersion } from '@trellis/protocol/room-versions.ts';
+import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
 import type { Aliases } from './aliases.ts';
 import type { Appended } from './append.ts';
 import type { Membership, Profile } from './membership.ts';
@@ -40,18 +41,26 @@ const PRESETS = {
 } as const;
 
 /** Creates a room with all that the request implies, in the order that the spec gives, and invites. */
-export async function createRoom(parts: CreateRoomParts, creator: string, request: CreateRoomRequest): Promise<string> {
+export async function createRoom(
+  parts: CreateRoomParts,
+  creator: string,
+  request: CreateRoomRequest,
+): Promise<string> {
   const { rooms, aliases, membership } = parts;
   const version = chosenVersion(parts, request);
   const preset = request.preset ?? (request.visibility === 'public' ? 'public_chat' : 'private_chat');
   const invitees = [...new Set(request.invite ?? [])];
-  for (const invitee of invitees) if (!parseUserId(invitee)) throw invalidParam(`${invitee} is not a user id`);
+  for (const invitee of invitees)
+    if (!parseUserId(invitee)) throw invalidParam(`${invitee} is not a user id`);
 
-  const alias = request.room_alias_name === undefined ? undefined : await aliases.free(request.room_alias_name);
+  const alias =
+    request.room_alias_name === undefined ? undefined : await aliases.free(request.room_alias_name);
   const { serverName, signingKey } = rooms.parts;
   const createEvent = buildEvent(
     {
-      ...(version.roomIdIsCreateHash ? {} : { room_id: `!${randomBytes(14).toString('base64url')}:${serverName}` }),
+      ...(version.roomIdIsCreateHash
+        ? {}
+        : { room_id: `!${randomBytes(14).toString('base64url')}:${serverName}` }),
       sender: creator,
       type: 'm.room.create',
       state_key: '',
@@ -63,18 +72,46 @@ export async function createRoom(parts: CreateRoomParts, creator: string, reques
     },
     { version, key: signingKey, serverName },
   );
+  checkPdu(createEvent.pdu, version);
   const { roomId } = createEvent;
   if (alias) await aliases.set(alias, roomId, creator, [serverName]);
 
   await rooms.create(roomId, version);
-  const appended = await rooms.exclusive(roomId, async (room) => {
+  try {
+    await appendInitial(parts, creator, request, { createEvent, version, preset, alias, invitees });
+  } catch (error) {
+    await giveUp(parts, roomId, creator, alias);
+    throw error;
+  }
+  if (request.visibility === 'public') await aliases.publish(roomId, true);
+  for (const invitee of invitees)
+    await membership.invite(roomId, creator, invitee, request.is_direct ? { is_direct: true } : {});
+  return roomId;
+}
+
+interface NewRoom {
+  readonly createEvent: RoomEvent;
+  readonly version: RoomVersion;
+  readonly preset: keyof typeof PRESETS;
+  readonly alias: string | undefined;
+  readonly invitees: readonly string[];
+}
+
+/** The room's first events, all or, where the rules refuse one, those before it. */
+async function appendInitial(
+  { rooms, profile: profileOf }: CreateRoomParts,
+  creator: string,
+  request: CreateRoomRequest,
+  { createEvent, version, preset, alias, invitees }: NewRoom,
+): Promise<void> {
+  const appended = await rooms.exclusive(createEvent.roomId, async (room) => {
     const all = [await appendBuilt(rooms, room, createEvent)];
-    const profile = await parts.profile(creator);
+    const profile = await profileOf(creator);
     const send = async (draft: Omit<Draft, 'sender'>) => {
       all.push(await appendDraft(rooms, room, { ...draft, sender: creator }));
     };
     await send({ type: 'm.room.member', stateKey: creator, content: joinContent(profile) });
-    await send({
+    await sendInitial(send, {
       type: 'm.room.power_levels',
       stateKey: '',
       content: initialPowerLevels(request, version, creator, preset, invitees),
@@ -83,16 +120,24 @@ export async function createRoom(parts: CreateRoomParts, creator: string, reques
     return all;
   });
   await Promise.all(appended.map(({ committed }: Appended) => committed));
-  if (request.visibility === 'public') await aliases.publish(roomId, true);
-  for (const invitee of invitees)
-    await membership.invite(roomId, creator, invitee, request.is_direct ? { is_direct: true } : {});
-  return roomId;
+}
+
+/** Nobody is to find, or to be in, a room that could not be made as it was asked for. */
+async function giveUp(
+  { aliases, membership }: CreateRoomParts,
+  roomId: string,
+  creator: string,
+  alias: string | undefined,
+): Promise<void> {
+  if (alias) await aliases.remove(alias);
+  await membership.leave(roomId, creator).catch(() => {});
 }
 
 function chosenVersion(parts: CreateRoomParts, request: CreateRoomRequest): RoomVersion {
   const id = request.room_version ?? parts.defaultVersion;
   const version = roomVersion(id);
-  if (!version) throw new MatrixError(400, 'M_UNSUPPORTED_ROOM_VERSION', `Room version ${id} is not supported`);
+  if (!version)
+    throw new MatrixError(400, 'M_UNSUPPORTED_ROOM_VERSION', `Room version ${id} is not supported`);
   return version;
 }
 
@@ -111,7 +156,9 @@ function creationContent(
   if (additional !== undefined && !isUserIdList(additional))
     throw invalidParam('additional_creators is not a list of user ids');
   if (preset === 'trusted_private_chat' && invitees.length > 0)
-    content.additional_creators = [...new Set([...((additional as string[] | undefined) ?? []), ...invitees])];
+    content.additional_creators = [
+      ...new Set([...((additional as string[] | undefined) ?? []), ...invitees]),
+    ];
   return content;
 }
 
@@ -169,6 +216,8 @@ function presetState(request: CreateRoomRequest, preset: keyof typeof PRESETS, a
   const { join_rule, guest_access } = PRESETS[preset];
   const drafts = new Map<string, Omit<Draft, 'sender'>>();
   const set = (type: string, content: JsonObject, stateKey = '') => {
+    // What is set anew moves to where it is set.
+    drafts.delete(`${type}\0${stateKey}`);
     drafts.set(`${type}\0${stateKey}`, { type, stateKey, content });
   };
   if (alias) set('m.room.canonical_alias', { alias });
