@@ -47,7 +47,7 @@ for (const version of ['1', '6', '10', '12'])
     const join = one.changes.findLast((change) => change.roomId === roomId)!;
     assert.equal(join.relayFrom, 'two');
     assert.deepEqual(join.servers, { before: [], after: ['two'] });
-    assert.equal(two.changes.findLast((change) => change.roomId === roomId)!.servers, undefined);
+    assert.equal(two.changes.findLast((change) => change.roomId === roomId)!.passedOnByOthers, true);
 
     await two.members.leave(roomId, BOB);
     await pass(two, one, roomId);

@@ -134,7 +134,12 @@ export class ForeignRoom {
     this.version = roomVersion(versionId)!;
     const legacyId = `!${randomBytes(6).toString('hex')}:${serverNameOf(creator)}`;
     this.roomId = this.version.roomIdIsCreateHash ? '' : legacyId;
-    const content = { room_version: versionId, ...(this.version.implicitCreator ? {} : { creator }) };
+    // Two rooms of one millisecond would have the same create event.
+    const content = {
+      room_version: versionId,
+      nonce: randomBytes(6).toString('hex'),
+      ...(this.version.implicitCreator ? {} : { creator }),
+    };
     const create = this.add(creator, 'm.room.create', '', content);
     this.roomId = create.roomId;
     this.add(creator, 'm.room.member', creator, { membership: 'join' });
