@@ -3,9 +3,27 @@ import { checkIncoming } from './incoming-event.ts';
 import { placedEvents } from './place.ts';
 import type { RemoteEventsParts } from './remote-events.ts';
 import type { Room } from './room.ts';
+import type { Rooms } from './rooms.ts';
 
 /** Events asked for to close a gap. What is missing beyond is left to backfill. */
 const MAX_MISSING_EVENTS = 50;
+
+/** The newest position in (after, upTo] of an event some of whose predecessors are not here. */
+export async function newestGap(
+  rooms: Rooms,
+  room: Room,
+  after: number,
+  upTo: number,
+): Promise<number | undefined> {
+  const [row] = await rooms.parts.db.query<{ pos: number | null }>(
+    {
+      name: 'newest-gap',
+      text: 'SELECT max(pos) AS pos FROM backward_extremities WHERE room = $1 AND pos > $2 AND pos <= $3',
+    },
+    [room.nid, Math.max(after, Number.MIN_SAFE_INTEGER), Math.min(upTo, Number.MAX_SAFE_INTEGER)],
+  );
+  return row?.pos ?? undefined;
+}
 
 /** Those of the predecessors of an event that have no place here. */
 export async function missingPredecessors(

@@ -15,7 +15,8 @@ export class TimelineTail {
   #bytes = 0;
 
   /**
-   * @param from everything above this position is in `events`; -Infinity when the room's whole order is
+   * @param from everything above this position is in `events`, and nothing is missing there; -Infinity when the
+   *   room's whole order is
    * @param events oldest first
    */
   constructor(from: number, events: readonly StoredEvent[]) {
@@ -49,6 +50,16 @@ export class TimelineTail {
     this.#from = dropped.at(-1)!.pos!;
   }
 
+  /**
+   * An event is about to come at that position some of whose predecessors are not here. What lies before it is no
+   * longer next to what comes after, so the tail begins anew.
+   */
+  cut(pos: number): void {
+    this.#events = [];
+    this.#bytes = 0;
+    this.#from = pos - 1;
+  }
+
   /** Older events were put into the order: from here on only what lies above the oldest event in memory is sure. */
   backfilled(): void {
     this.#from = Math.max(this.#from, (this.#events[0]?.pos ?? Number.MAX_SAFE_INTEGER) - 1);
@@ -58,7 +69,11 @@ export class TimelineTail {
    * The newest `limit` events at `after < pos <= upTo`, oldest first, and whether there are more in between that were
    * left out. `undefined` when memory does not reach back far enough to say.
    */
-  between(after: number, upTo: number, limit: number): { events: StoredEvent[]; limited: boolean } | undefined {
+  between(
+    after: number,
+    upTo: number,
+    limit: number,
+  ): { events: StoredEvent[]; limited: boolean } | undefined {
     const end = this.#indexAfter(upTo);
     const start = this.#indexAfter(after);
     if (after >= this.#from) {

@@ -1,4 +1,5 @@
 import { type EventFilter, matchesEventFilter } from '@trellis/protocol/filters.ts';
+import { newestGap } from '@trellis/rooms/gaps.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { visibleEvents } from '@trellis/rooms/visibility.ts';
@@ -34,7 +35,7 @@ export async function readTimeline(
   let before = upTo;
   for (let page = 0; page < MAX_PAGES; page++) {
     const size = Math.max(limit, 1);
-    const { events: found, limited } = await pageOf(rooms, room, after, before, size);
+    const { events: found, limited, atGap } = await pageOf(rooms, room, after, before, size);
     const visible = await visibleEvents(rooms, room, view.userId, found);
     const passed = visible.filter(
       (event) =>
@@ -46,7 +47,8 @@ export async function readTimeline(
     const enough = events.length >= limit;
     // Whoever may not see the older half of a page may not see what is older still: the client need not page back.
     const done = !limited || first === undefined || visible.length === 0;
-    if (enough || done) {
+    // What is missing between is for the client to page back to, and for us to fetch then.
+    if (enough || done || atGap) {
       const cut = events.length > limit;
       if (cut) events = limit === 0 ? [] : events.slice(-limit);
       const start = cut && events[0] ? events[0].pos! - 1 : (first?.pos ?? after + 1) - 1;
@@ -57,16 +59,21 @@ export async function readTimeline(
   return { events, limited: true, start: before };
 }
 
-/** The newest `limit` events in (after, upTo], from memory when it reaches back far enough. */
+/**
+ * The newest `limit` events in (after, upTo], from memory when it reaches back far enough. Ends at a gap, before which
+ * events are missing here.
+ */
 async function pageOf(rooms: Rooms, room: Room, after: number, upTo: number, limit: number) {
   const recent = room.timeline.between(after, upTo, limit);
-  if (recent) return recent;
+  if (recent) return { ...recent, atGap: false };
+  const gap = await newestGap(rooms, room, after, upTo);
   const read = await rooms.parts.events.timeline(room.nid, {
-    after,
+    after: gap === undefined ? after : gap - 1,
     before: upTo + 1,
     direction: 'backward',
     limit: limit + 1,
   });
-  const limited = read.length > limit;
-  return { events: read.slice(0, limit).reverse(), limited };
+  const more = read.length > limit;
+  const atGap = gap !== undefined && !more;
+  return { events: read.slice(0, limit).reverse(), limited: more || atGap, atGap };
 }

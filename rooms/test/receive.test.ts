@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import fc from 'fast-check';
+import { newestGap } from '../gaps.ts';
 import { sendEvent } from '../send.ts';
 import { type TestEngine, testEngine } from './engine.ts';
 import { ALICE, asObject, FOUNDER, RemoteGraph, receiverOf, stateOf } from './remote-graph.ts';
@@ -95,6 +96,12 @@ test('behind a gap too wide to fill the state is asked for, and is resolved with
     [room.nid, lost.map(({ eventId }) => eventId)],
   );
   assert.equal(gaps.length, 1);
+  // Clients are told that something is missing: neither memory nor what is read again reaches across.
+  const gap = await newestGap(engine.rooms, room, Number.NEGATIVE_INFINITY, placed!.pos!);
+  assert.equal((await current()).timeline.from, gap! - 1);
+  engine.rooms.drop(await current());
+  assert.ok((await current()).timeline.from >= gap! - 1);
+  assert.equal((await current()).timeline.events.at(-1)?.eventId, last.eventId);
 });
 
 test('an event whose predecessors are withheld is not taken, and is when they are there', async () => {
