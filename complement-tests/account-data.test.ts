@@ -55,6 +55,20 @@ describe('account data and tags', () => {
     assert.equal(list.status, 400);
   });
 
+  it('deletes data (MSC3391)', async () => {
+    const deletion = path`/unstable/org.matrix.msc3391/user/${alice.userId}/account_data/org.example.gone`;
+    for (const remove of [() => alice.delete(deletion), () => alice.put(global('org.example.gone'), {})]) {
+      await alice.put(global('org.example.gone'), { here: true });
+      const { next_batch: since } = await alice.sync();
+      await remove();
+      await refused(alice.get(global('org.example.gone')), 404, 'M_NOT_FOUND');
+      const { account_data } = await alice.sync({ since });
+      assert.deepEqual(account_data.events, [{ type: 'org.example.gone', content: {} }]);
+      const types = (await alice.sync()).account_data.events.map((e: Json) => e.type);
+      assert.ok(!types.includes('org.example.gone'));
+    }
+  });
+
   it('tags rooms', async () => {
     const tag = (name: string) => path`/v3/user/${alice.userId}/rooms/${room}/tags/${name}`;
     const tags = path`/v3/user/${alice.userId}/rooms/${room}/tags`;

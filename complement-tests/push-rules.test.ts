@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Client, type Json, path, refused } from './harness/client.ts';
-import { startServer, type TestServer } from './harness/server.ts';
+import { type Client, eventually, type Json, path, refused } from './harness/client.ts';
+import { login, startServer, type TestServer } from './harness/server.ts';
 
 describe('push rules and unread counts', () => {
   let server: TestServer;
@@ -112,6 +112,37 @@ describe('push rules and unread counts', () => {
       assert.deepEqual(await counts(room), [expected, 0]);
     });
 
+    it('by thread, when the client asks for that', async () => {
+      const room = await alice.createRoom();
+      await bob.join(room);
+      const text = (body: string, root?: string) =>
+        alice.send(room, 'm.room.message', {
+          msgtype: 'm.text',
+          body,
+          ...(root && { 'm.relates_to': { rel_type: 'm.thread', event_id: root } }),
+        });
+      const byThread = async () => {
+        const filter = { room: { rooms: [room], timeline: { unread_thread_notifications: true } } };
+        const joined = (await bob.sync({ filter })).rooms.join[room];
+        const threads = joined.unread_thread_notifications;
+        return [joined.unread_notifications.notification_count, threads?.[root]?.notification_count];
+      };
+      const read = (eventId: string, thread_id?: string) =>
+        bob.post(path`/v3/rooms/${room}/receipt/m.read/${eventId}`, { thread_id });
+      const root = await text('root');
+      const first = await text('first', root);
+      const last = await text('last', root);
+      assert.deepEqual(await counts(room), [3, 0]);
+      assert.deepEqual(await byThread(), [1, 2]);
+      await refused(read(first, 'main'), 400, 'M_INVALID_PARAM');
+      await read(first, root);
+      assert.deepEqual(await byThread(), [1, 1]);
+      await read(root);
+      assert.deepEqual(await byThread(), [0, 1]);
+      await read(last, root);
+      assert.deepEqual(await byThread(), [0, undefined]);
+    });
+
     it('not in a room that is muted', async () => {
       const room = await alice.createRoom();
       await bob.join(room);
@@ -128,5 +159,42 @@ describe('push rules and unread counts', () => {
     const { notifications } = await bob.get('/v3/notifications', { limit: 5 });
     assert.equal(notifications[0].event.event_id, id);
     assert.equal(notifications[0].read, false);
+  });
+
+  it('hold for the room that takes the place of another', async () => {
+    const old = await alice.createRoom();
+    await bob.join(old);
+    await bob.put(path`/v3/pushrules/global/room/${old}`, { actions: [] });
+    await bob.put(path`/v3/user/${bob.userId}/rooms/${old}/tags/m.favourite`, {});
+    const creation_content = { predecessor: { room_id: old } };
+    const room = await alice.createRoom({ preset: 'public_chat', creation_content });
+    await bob.join(room);
+    const rule = await eventually('the rule', () =>
+      bob.get(path`/v3/pushrules/global/room/${room}`).catch(() => undefined),
+    );
+    assert.deepEqual(rule.actions, []);
+    const tags = await eventually('the tag', async () => {
+      const { tags } = await bob.get(path`/v3/user/${bob.userId}/rooms/${room}/tags`);
+      return tags['m.favourite'] && tags;
+    });
+    assert.deepEqual(tags, { 'm.favourite': {} });
+  });
+
+  it('set pushers, which go with their device', async () => {
+    const pusher = {
+      pushkey: 'key',
+      kind: 'http',
+      app_id: 'org.example.app',
+      app_display_name: 'App',
+      device_display_name: 'Phone',
+      lang: 'en',
+      data: { url: 'https://push.example.org/_matrix/push/v1/notify', format: 'event_id_only' },
+    };
+    const phone = await login(server.url, 'alice');
+    await phone.post('/v3/pushers/set', pusher);
+    assert.deepEqual((await alice.get('/v3/pushers')).pushers, [pusher]);
+    await refused(phone.post('/v3/pushers/set', { ...pusher, lang: undefined }), 400, 'M_MISSING_PARAM');
+    await phone.post('/v3/logout');
+    assert.deepEqual((await alice.get('/v3/pushers')).pushers, []);
   });
 });

@@ -34,6 +34,8 @@ const MAX_TYPE_BYTES = 255;
 const MAX_CONTENT_LENGTH = 1024 * 1024;
 /** Pieces of account data that a user may have: some for each of their rooms, and many rooms. */
 const MAX_ENTRIES = 20_000;
+/** Characters of JSON that a user may have in all. */
+const MAX_TOTAL_LENGTH = 16 * 1024 * 1024;
 /** Characters of JSON kept in memory. */
 const CACHE_SIZE = 64 * 1024 * 1024;
 const MAX_CACHED_IGNORED = 50_000;
@@ -117,7 +119,9 @@ export class AccountData {
       if (content === undefined) return;
       const json = JSON.stringify(content);
       if (json.length > MAX_CONTENT_LENGTH) throw tooLarge('The account data is too large');
-      if (!current && data.size >= MAX_ENTRIES) throw tooLarge('There is too much account data');
+      const isTooMuch = !current && data.size >= MAX_ENTRIES;
+      if (isTooMuch || sizeOf(data) + json.length > MAX_TOTAL_LENGTH)
+        throw tooLarge('There is too much account data');
       await this.#stream.write([{ userId, roomId, type }], async (pos) => {
         await this.#db.query(
           {
@@ -183,9 +187,7 @@ export class AccountData {
   }
 
   #keep(userId: string, data: Map<string, Entry>): void {
-    let size = 1000;
-    for (const entry of data.values()) size += entry.size + 200;
-    this.#kept.set(userId, data, { size });
+    this.#kept.set(userId, data, { size: 1000 + sizeOf(data) });
   }
 
   async #read(userId: string): Promise<Map<string, Entry>> {
@@ -204,6 +206,12 @@ export class AccountData {
       }),
     );
   }
+}
+
+function sizeOf(data: ReadonlyMap<string, Entry>): number {
+  let size = 0;
+  for (const entry of data.values()) size += entry.size + 200;
+  return size;
 }
 
 function keyOf(roomId: string | null, type: string): string {

@@ -83,7 +83,10 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
   };
   app.register(async (scope) => {
     accounts.guard(scope);
-    accounts.routes(scope, { isCrossSigningKey: e2ee.isCrossSigningKey });
+    accounts.routes(scope, {
+      isCrossSigningKey: e2ee.isCrossSigningKey,
+      unstableFeatures: userData.unstableFeatures,
+    });
     e2ee.clientRoutes(scope);
     userData.clientRoutes(scope);
     media.clientRoutes(scope);

@@ -35,6 +35,16 @@ export interface UserDataParts {
 /** Account data type that belongs to one device (MSC3890). */
 const DEVICE_SETTINGS = 'org.matrix.msc3890.local_notification_settings.';
 
+/** Served under their unstable names, besides what is in the spec. */
+const UNSTABLE_FEATURES = {
+  'org.matrix.msc2285.stable': true,
+  'org.matrix.msc3026.busy_presence': true,
+  'org.matrix.msc3391': true,
+  'org.matrix.msc3771': true,
+  'org.matrix.msc3773': true,
+  'org.matrix.msc3890': true,
+};
+
 export type UserDataArea = ReturnType<typeof composeUserData>;
 type Services = ReturnType<typeof userDataServices>;
 
@@ -52,6 +62,7 @@ export function composeUserData(core: Core, parts: UserDataParts) {
   return {
     ...services,
     sources: syncSources(services),
+    unstableFeatures: UNSTABLE_FEATURES,
     carryOver: carryOverSettings(services),
     eduHandlers: ephemeralEduHandlers({
       rooms,
