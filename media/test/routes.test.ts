@@ -173,6 +173,16 @@ describe('the routes of the content repository', () => {
     assert.deepEqual([missing.statusCode, missing.json().errcode], [404, 'M_NOT_FOUND']);
   });
 
+  it('answer HEAD by the headers alone', async () => {
+    const id = await upload(app, '0123456789', 'text/plain');
+    const url = `/_matrix/client/v1/media/download/${SERVER}/${id}`;
+    const answer = await app.inject({ method: 'HEAD', url });
+    assert.deepEqual(
+      [answer.statusCode, answer.headers['content-length'], answer.headers['content-type'], answer.body],
+      [200, '10', 'text/plain', ''],
+    );
+  });
+
   it('refuse names that are none and queries that make no sense', async () => {
     for (const name of [`${SERVER}/..%2f..%2fetc`, `${SERVER}/a.b`, '..%2f/abc', 'a%20b/abc'])
       assert.equal(
