@@ -2,6 +2,8 @@ import { badJson, forbidden, invalidParam } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isEventId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
+import { checkRelation } from '@trellis/rooms/relation-rules.ts';
+import { mayRedact } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
@@ -92,6 +94,10 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
     return transactions.once(requester, `${roomId} ${draft.type} ${txnId}`, async (transaction) => {
       const room = await rooms.get(roomId);
       if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+      // Since room version 3 the auth rules let redactions through that nobody would heed.
+      if (draft.redacts !== undefined && !(await mayRedact(rooms, room, userId, draft.redacts)))
+        throw forbidden('You may not redact that event');
+      await checkRelation(rooms, room, { ...draft, sender: userId });
       if (requester.isSuspended && !(await redactsOwn(requester, draft))) requireActive(requester);
       const { event, committed } = await rooms.exclusive(roomId, (live) =>
         appendDraft(

@@ -22,3 +22,11 @@ export async function mayListRoom(rooms: Rooms, room: Room, userId: string): Pro
   const levels = await levelsInForce(rooms, room);
   return levels !== undefined && levels.user(userId) >= levels.toSend('m.room.canonical_alias', true);
 }
+
+/** Whether a user may redact an event (spec: "Redactions"): one of their own, or any with the power for it. */
+export async function mayRedact(rooms: Rooms, room: Room, userId: string, eventId: string): Promise<boolean> {
+  const target = await rooms.parts.events.get(eventId);
+  if (target?.roomId === room.roomId && target.sender === userId) return true;
+  const levels = await levelsInForce(rooms, room);
+  return levels !== undefined && levels.user(userId) >= levels.toRedact;
+}
