@@ -17,10 +17,17 @@ const MAX_FIELD_BYTES = 255;
  *
  * Integers beyond ±(2^53−1), which room versions 1 to 5 do not forbid, are refused where the format asks for an
  * integer: `JSON.parse` has rounded them, so that no hash over them could be right.
+ *
+ * @param options.others the event was made by another server: rooms of old versions hold events whose `type` and
+ *   `state_key` have 255 characters and more bytes, and whoever refused them would lose what builds on them
  */
-export function checkPdu(pdu: JsonValue | undefined, version: RoomVersion): asserts pdu is Pdu {
+export function checkPdu(
+  pdu: JsonValue | undefined,
+  version: RoomVersion,
+  { others = false }: { others?: boolean } = {},
+): asserts pdu is Pdu {
   if (!isObject(pdu)) throw badJson('An event is an object');
-  checkNames(pdu, version);
+  checkNames(pdu, version, others);
   if (!isObject(pdu.content)) throw badJson('content is not an object');
   checkAuthoriser(pdu.type, pdu.content, version);
   if (!Number.isSafeInteger(pdu.origin_server_ts)) throw badJson('origin_server_ts is not an integer');
@@ -36,13 +43,14 @@ export function checkPdu(pdu: JsonValue | undefined, version: RoomVersion): asse
   if (size > MAX_EVENT_BYTES) throw tooLarge(`The event has ${size} bytes, more than ${MAX_EVENT_BYTES}`);
 }
 
-function checkNames(pdu: Pdu, version: RoomVersion): void {
+function checkNames(pdu: Pdu, version: RoomVersion, others: boolean): void {
   const { type, state_key, sender, redacts, event_id } = pdu;
   if (typeof type !== 'string') throw badJson('type is not a string');
-  checkLength('type', type);
+  const inCharacters = others && !version.sizesInBytes;
+  checkLength('type', type, inCharacters);
   if (state_key !== undefined) {
     if (typeof state_key !== 'string') throw badJson('state_key is not a string');
-    checkLength('state_key', state_key);
+    checkLength('state_key', state_key, inCharacters);
   }
   if (typeof sender !== 'string') throw badJson('sender is not a string');
   checkLength('sender', sender);
@@ -107,7 +115,8 @@ function checkSignatures(signatures: JsonValue | undefined): void {
   }
 }
 
-function checkLength(name: string, value: string): void {
+function checkLength(name: string, value: string, inCharacters = false): void {
+  if (inCharacters && value.length <= 2 * MAX_FIELD_BYTES && [...value].length <= MAX_FIELD_BYTES) return;
   // A UTF-16 unit is at most three bytes, so short ones need no counting.
   if (value.length > MAX_FIELD_BYTES / 3 && Buffer.byteLength(value) > MAX_FIELD_BYTES)
     throw tooLarge(`${name} has more than ${MAX_FIELD_BYTES} bytes`);

@@ -13,6 +13,8 @@ export interface RoomVersion {
   readonly enforceKeyValidity: boolean;
   /** Canonical JSON's number rules are enforced on events (since 6). */
   readonly strictCanonicalJson: boolean;
+  /** `type` and `state_key` are measured in bytes by all servers (since 11); before, most counted code points. */
+  readonly sizesInBytes: boolean;
   /** `m.room.aliases` has its own auth rule and survives redaction (1 to 5). */
   readonly aliasesAuth: boolean;
   /** `notifications` of power levels are guarded by auth rules (since 6). */
@@ -45,6 +47,7 @@ const v1: RoomVersion = {
   eventIds: 'server',
   enforceKeyValidity: false,
   strictCanonicalJson: false,
+  sizesInBytes: false,
   aliasesAuth: true,
   notificationsAuth: false,
   redactionAuth: true,
@@ -75,7 +78,14 @@ const v7: RoomVersion = { ...v6, id: '7', knocking: true };
 const v8: RoomVersion = { ...v7, id: '8', restrictedJoins: true, redactionRules: '8' };
 const v9: RoomVersion = { ...v8, id: '9', redactionRules: '9' };
 const v10: RoomVersion = { ...v9, id: '10', knockRestricted: true, integerPowerLevels: true };
-const v11: RoomVersion = { ...v10, id: '11', redactionRules: '11', redactsInContent: true, implicitCreator: true };
+const v11: RoomVersion = {
+  ...v10,
+  id: '11',
+  sizesInBytes: true,
+  redactionRules: '11',
+  redactsInContent: true,
+  implicitCreator: true,
+};
 const v12: RoomVersion = {
   ...v11,
   id: '12',

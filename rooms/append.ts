@@ -75,9 +75,8 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
 
   const serversBefore = room.otherServers;
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
-  if (event.status === 'accepted') {
-    room.timeline.push(event);
-  }
+  if (plan.missing?.length) room.timeline.cut(pos);
+  if (event.status === 'accepted') room.timeline.push(event);
   const servers = { before: serversBefore, after: room.otherServers };
   const redaction =
     event.status === 'accepted' ? applyRedaction(rooms, room, event, plan.stateBefore) : undefined;
@@ -112,7 +111,8 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
           event,
           outOfBand: false,
           relayFrom: plan.relayFrom,
-          servers: plan.passedOnByOthers ? undefined : servers,
+          servers,
+          passedOnByOthers: plan.passedOnByOthers,
           memberships: memberships.map(({ userId, before, member }) => ({
             userId,
             before,

@@ -223,7 +223,8 @@ function presetState(request: CreateRoomRequest, preset: keyof typeof PRESETS, a
   if (alias) set('m.room.canonical_alias', { alias });
   set('m.room.join_rules', { join_rule });
   set('m.room.history_visibility', { history_visibility: 'shared' });
-  set('m.room.guest_access', { guest_access });
+  // Forbidden is what holds without such an event.
+  if (guest_access !== 'forbidden') set('m.room.guest_access', { guest_access });
   for (const { type, state_key, content } of request.initial_state ?? []) set(type, content, state_key);
   if (request.name !== undefined) set('m.room.name', { name: request.name });
   if (request.topic !== undefined)

@@ -86,7 +86,7 @@ async function mapInTurns<T, R>(items: readonly T[], map: (item: T) => R): Promi
 
 function checkFormat({ unsigned: _unsigned, ...pdu }: Pdu, version: RoomVersion): Incoming {
   try {
-    checkPdu(pdu, version);
+    checkPdu(pdu, version, { others: true });
     const event = makeEvent(pdu, version);
     return { eventId: event.eventId, event };
   } catch (error) {

@@ -154,9 +154,10 @@ export class IncomingPdus {
     if (!(await isServerAllowed(rooms, room, origin)))
       return { eventId, error: 'the server is denied access to the room' };
     if (!room.isResident) return this.#outOfBand(room, event);
-    const received = await receiver.receive(origin, event);
-    if (!received) return { eventId, error: 'what the event builds on could not be had' };
-    return received.rejected ? { eventId, error: 'the event is not allowed' } : { eventId };
+    // What became of it is no error of the request: rejected events are kept, and one whose predecessors could not
+    // be had comes again with those that build on it.
+    await receiver.receive(origin, event);
+    return { eventId };
   }
 
   /** An invite that is taken back, a knock that is refused: all that is news of a room that this server is not in. */

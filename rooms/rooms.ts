@@ -25,9 +25,11 @@ export interface EventChange {
    * on to the other servers of the room.
    */
   readonly relayFrom?: string | undefined;
+  /** An event of a local user that the room's servers get from another server. */
+  readonly passedOnByOthers?: boolean | undefined;
   /**
    * Other servers in the room before and after the event: one and the same array unless it changed them. Left out
-   * where the event is not for other servers.
+   * where this server is not in the room.
    */
   readonly servers?: { readonly before: readonly string[]; readonly after: readonly string[] };
   /** Members of the room whose membership this event changed, with what it was before. */
@@ -63,6 +65,8 @@ interface RoomRow {
   state: number | null;
   depth: number;
   published: boolean;
+  /** Position of the newest event some of whose predecessors are not here. */
+  gap: number | null;
 }
 
 /** The live rooms of this process: each is read once and then kept, the least used make room for others. */
@@ -136,7 +140,8 @@ export class Rooms {
     const [row] = await db.query<RoomRow>(
       {
         name: 'room-load',
-        text: `SELECT nid, room_id AS "roomId", version, extremities, state, depth, published
+        text: `SELECT nid, room_id AS "roomId", version, extremities, state, depth, published,
+                      (SELECT max(pos) FROM backward_extremities WHERE room = nid) AS gap
                FROM rooms WHERE room_id = $1`,
       },
       [roomId],
@@ -161,13 +166,17 @@ export class Rooms {
       ),
       events.timeline(row.nid, { direction: 'backward', limit: TAIL_ON_LOAD }),
     ]);
-    const from = tail.length < TAIL_ON_LOAD ? Number.NEGATIVE_INFINITY : tail.at(-1)!.pos! - 1;
+    const read = tail.length < TAIL_ON_LOAD ? Number.NEGATIVE_INFINITY : tail.at(-1)!.pos! - 1;
+    const from = row.gap === null ? read : Math.max(read, row.gap - 1);
     const room = new Room(
       row,
       version,
       state,
       members.map(({ userId, ...member }) => [userId, member]),
-      new TimelineTail(from, tail.reverse()),
+      new TimelineTail(
+        from,
+        tail.reverse().filter((event) => event.pos! > from),
+      ),
       serverName,
     );
     this.#live.set(roomId, room);
