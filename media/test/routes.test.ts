@@ -99,7 +99,7 @@ describe('the routes of the content repository', () => {
       } as RequestInit);
     const unannounced = new ReadableStream({
       start(controller) {
-        for (let i = 0; i < 50; i++) controller.enqueue(new Uint8Array(100));
+        for (let i = 0; i < 50; i++) controller.enqueue(new Uint8Array(65_536));
         controller.close();
       },
     });
