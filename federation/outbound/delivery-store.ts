@@ -124,7 +124,7 @@ export class DeliveryStore {
         await tx.query('DELETE FROM federation_device_backlog WHERE destination = ANY($1)', [done]);
       await tx.query(
         `INSERT INTO federation_progress (events_pos, device_lists_pos) VALUES ($1, $2)
-         ON CONFLICT (only) DO UPDATE SET events_pos = excluded.events_pos, device_lists_pos = excluded.device_lists_pos`,
+         ON CONFLICT (singleton) DO UPDATE SET events_pos = excluded.events_pos, device_lists_pos = excluded.device_lists_pos`,
         [progress.events, progress.deviceLists],
       );
     });

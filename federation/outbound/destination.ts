@@ -14,6 +14,9 @@ const MAX_BYTES = 1024 * 1024;
 const MAX_LIVE = 500;
 const MAX_LIVE_BYTES = 2 * 1024 * 1024;
 
+/** What is refused that often all by itself is left out. */
+const TRIES_ALONE = 3;
+
 /** What a destination needs to make transactions of its positions. */
 export interface DeliveryParts {
   readonly store: DeliveryStore;
@@ -140,13 +143,14 @@ export class Destination {
 
   /**
    * The other side refused a transaction that it understood: the next is smaller, so that one bad event does not
-   * keep the others. Returns whether what was refused stood alone and was refused often enough to be left out.
+   * keep the others. `out`: what was refused stood alone, and was refused often enough to be left out.
    */
-  refused(count: number): boolean {
-    this.refusals++;
-    if (count === 1 && this.refusals >= 3) return true;
-    this.maxPdus = Math.max(1, this.maxPdus >> 2);
-    return false;
+  refused(count: number): 'smaller' | 'again' | 'out' {
+    if (count > 1 && this.maxPdus > 1) {
+      this.maxPdus = Math.max(1, this.maxPdus >> 2);
+      return 'smaller';
+    }
+    return ++this.refusals >= TRIES_ALONE ? 'out' : 'again';
   }
 
   /** From here on only positions are kept. */

@@ -159,7 +159,7 @@ export class FederationQueues {
   }
 
   #onEvent(pos: number, change: EventChange): void {
-    const { event, roomId, servers, memberships, relayFrom } = change;
+    const { event, roomId, servers, memberships, relayFrom, passedOnByOthers } = change;
     const uninvited = memberships.length > 0 ? this.#uninvited(memberships) : [];
     if (!servers || (servers.before.length === 0 && servers.after.length === 0 && uninvited.length === 0)) {
       this.#progress.moved();
@@ -168,7 +168,8 @@ export class FederationQueues {
     const remaining = servers.before === servers.after ? undefined : new Set(servers.after);
     const departed = remaining ? servers.before.filter((server) => !remaining.has(server)) : [];
     const sender = serverNameOf(event.sender);
-    if (event.status === 'accepted' && (sender === this.#serverName || relayFrom !== undefined)) {
+    const isOurs = relayFrom !== undefined || (sender === this.#serverName && !passedOnByOthers);
+    if (event.status === 'accepted' && isOurs) {
       const add = (name: string, isLast: boolean) => {
         const destination = name === sender || name === relayFrom ? undefined : this.#get(name);
         if (!destination) return;

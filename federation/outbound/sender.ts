@@ -150,8 +150,11 @@ export class Sender {
       if (id !== undefined && failing?.failures === 1) destination.unanswered = { id, transaction };
       if (failing) return;
     }
-    if (error.status === 400 || error.status === 413) {
-      if (destination.refused(transaction.pdus.length + transaction.edus.length)) {
+    // Without a Matrix error it is not the server that answers, but something before it that is out of order.
+    if ((error.status === 400 || error.status === 413) && error.errcode !== undefined) {
+      const verdict = destination.refused(transaction.pdus.length + transaction.edus.length);
+      if (verdict === 'smaller') return;
+      if (verdict === 'out') {
         const events = transaction.pdus.map(({ eventId }) => eventId);
         this.#deps.log.warn({ destination: name, events, err: error }, 'refused by a server, left out');
         destination.taken();

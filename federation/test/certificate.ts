@@ -42,9 +42,11 @@ export function selfSigned(names: readonly string[]): { cert: string; key: strin
     der(0xa3, extensions),
   );
   const signature = der(0x03, Buffer.from([0]), sign('sha256', body, privateKey));
-  const base64 = sequence(body, ECDSA_WITH_SHA256, signature).toString('base64');
+  const lines = sequence(body, ECDSA_WITH_SHA256, signature)
+    .toString('base64')
+    .match(/.{1,64}/g)!;
   return {
-    cert: `-----BEGIN CERTIFICATE-----\n${base64.replace(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
+    cert: `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`,
     key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string,
   };
 }
