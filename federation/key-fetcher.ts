@@ -4,6 +4,7 @@ import { LRUCache } from 'lru-cache';
 import { isSignature, readKeyResponse, type ServerKey, signaturesOf } from './key-response.ts';
 import type { KeyStore } from './key-store.ts';
 import type { FederationClient } from './outbound/client.ts';
+import { FederationError } from './outbound/federation-error.ts';
 import { queryNotary, serverKeys } from './outbound/query-calls.ts';
 
 /** A server that is trusted to say which keys others have. */
@@ -16,13 +17,15 @@ export interface TrustedKeyServer {
 /** Server to the key ids wanted and until when each must be valid (0: any time). */
 export type WantedKeys = ReadonlyMap<string, ReadonlyMap<string, number>>;
 
-/** A server that did not give its keys is not asked again before this. */
-const FAILED_TTL = 30_000;
+/** A server that did not give its keys is not asked again before this; one that is down has a back-off besides. */
+const FAILED_TTL = 5_000;
 /** Nor one that did: a signature by an unknown key must not make us ask at each event. */
 const FETCHED_TTL = 5_000;
 /** From so many servers on, notaries are asked first: joining an old room needs keys of hundreds, many of them gone. */
 const NOTARY_FIRST = 16;
 const NOTARY_BATCH = 100;
+/** Notaries are not asked again about a server before this. */
+const NOTARY_TTL = 60_000;
 
 /** Fetches keys, of each server once at a time and not more often than it makes sense. */
 export class KeyFetcher {
@@ -32,6 +35,7 @@ export class KeyFetcher {
   readonly #clock: () => number;
   readonly #running = new Map<string, Promise<boolean>>();
   readonly #recent = new LRUCache<string, boolean>({ max: 50_000, ttl: FAILED_TTL });
+  readonly #askedNotaries = new LRUCache<string, true>({ max: 50_000, ttl: NOTARY_TTL });
 
   constructor(options: {
     client: FederationClient;
@@ -45,39 +49,46 @@ export class KeyFetcher {
     this.#clock = options.clock ?? Date.now;
   }
 
-  /** Tries to get the wanted keys into the store; whether they are there then is for the caller to see. */
-  async fetch(wanted: WantedKeys, concurrency: number): Promise<void> {
+  /**
+   * Tries to get the wanted keys into the store; whether they are there then is for the caller to see.
+   *
+   * @param isHere the servers are talking to us: they are asked whatever happened before
+   */
+  async fetch(wanted: WantedKeys, concurrency: number, isHere = false): Promise<void> {
     let left = new Map(wanted);
     if (this.#trusted.length > 0 && left.size > NOTARY_FIRST) left = await this.#askNotaries(left);
     const failed = new Map<string, ReadonlyMap<string, number>>();
     await limitConcurrency(concurrency, left, async ([server, keyIds]) => {
-      if (!(await this.fetchDirect(server))) failed.set(server, keyIds);
+      if (!(await this.fetchDirect(server, isHere))) failed.set(server, keyIds);
     });
     if (failed.size > 0 && left.size <= NOTARY_FIRST) await this.#askNotaries(failed);
   }
 
   /** Asks a server for its keys. `false` when it gave none, now or a moment ago. */
-  async fetchDirect(server: string): Promise<boolean> {
+  async fetchDirect(server: string, isHere = false): Promise<boolean> {
     const running = this.#running.get(server);
     if (running) return running;
     const recent = this.#recent.get(server);
     if (recent !== undefined) return recent;
-    const started = this.#ask(server)
+    const started = this.#ask(server, isHere)
       .then(
-        () => true,
-        () => false,
+        () => this.#note(server, true),
+        // Not to have been tried says nothing.
+        (error: unknown) =>
+          error instanceof FederationError && error.kind === 'backoff' ? false : this.#note(server, false),
       )
-      .then((fetched) => {
-        this.#recent.set(server, fetched, { ttl: fetched ? FETCHED_TTL : FAILED_TTL });
-        return fetched;
-      })
       .finally(() => this.#running.delete(server));
     this.#running.set(server, started);
     return started;
   }
 
-  async #ask(server: string): Promise<void> {
-    const response = await serverKeys(this.#client, server);
+  #note(server: string, fetched: boolean): boolean {
+    this.#recent.set(server, fetched, { ttl: fetched ? FETCHED_TTL : FAILED_TTL });
+    return fetched;
+  }
+
+  async #ask(server: string, isHere: boolean): Promise<void> {
+    const response = await serverKeys(this.#client, server, isHere);
     const now = this.#clock();
     const keys = readKeyResponse(response, server, now);
     await this.#keep(server, response, keys, now, true);
@@ -86,9 +97,11 @@ export class KeyFetcher {
   /** @returns what the notaries could not give */
   async #askNotaries(wanted: WantedKeys): Promise<Map<string, ReadonlyMap<string, number>>> {
     const left = new Map(wanted);
+    const fresh = new Set([...wanted.keys()].filter((server) => !this.#askedNotaries.has(server)));
+    for (const server of fresh) this.#askedNotaries.set(server, true);
     for (const notary of this.#trusted) {
       if (notary.serverName === this.#client.serverName) continue;
-      const names = [...left.keys()].filter((name) => name !== notary.serverName);
+      const names = [...left.keys()].filter((name) => fresh.has(name) && name !== notary.serverName);
       for (let at = 0; at < names.length; at += NOTARY_BATCH) {
         const batch = names.slice(at, at + NOTARY_BATCH);
         const got = await this.#askNotary(notary, batch, left).catch(() => []);

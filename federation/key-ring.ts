@@ -103,7 +103,7 @@ export class KeyRing {
   /** Checks an X-Matrix signature. */
   async verifyRequest(origin: string, keyId: string, signature: string, text: string): Promise<void> {
     const need: KeyNeed = { server: origin, keyId, validAt: this.#clock(), inUse: true };
-    const key = acceptable(await this.#keys([need]), need);
+    const key = acceptable(await this.#keys([need], true), need);
     if (!key)
       throw new MatrixError(401, 'M_UNAUTHORIZED', `No valid key ${keyId} of ${origin} could be found`);
     if (!(await isSignatureAsync(key.publicKey, text, signature)))
@@ -139,7 +139,7 @@ export class KeyRing {
   }
 
   /** The keys of all servers in `needs`, asking for those that are not there or not valid long enough. */
-  async #keys(needs: readonly KeyNeed[]): Promise<Keys> {
+  async #keys(needs: readonly KeyNeed[], isHere = false): Promise<Keys> {
     const foreign = new Set(needs.map(({ server }) => server));
     const hasOwn = foreign.delete(this.#serverName);
     let keys: Keys = foreign.size > 0 ? await this.#store.get(foreign) : new Map();
@@ -151,7 +151,7 @@ export class KeyRing {
       ids.set(need.keyId, Math.max(ids.get(need.keyId) ?? 0, need.validAt ?? 0));
     }
     if (lacking.size > 0) {
-      await this.#fetcher.fetch(lacking, FETCHES_AT_A_TIME);
+      await this.#fetcher.fetch(lacking, FETCHES_AT_A_TIME, isHere);
       keys = await this.#store.get(foreign);
     }
     if (hasOwn) keys = new Map([...keys, [this.#serverName, this.#own]]);

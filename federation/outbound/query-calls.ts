@@ -148,7 +148,11 @@ export function hierarchy(
 }
 
 /** The server's published keys; nothing in them is verified yet. */
-export function serverKeys(client: FederationClient, destination: string): Promise<JsonObject> {
+export function serverKeys(
+  client: FederationClient,
+  destination: string,
+  ignoreBackoff: boolean,
+): Promise<JsonObject> {
   return client.request({
     method: 'GET',
     destination,
@@ -156,7 +160,7 @@ export function serverKeys(client: FederationClient, destination: string): Promi
     timeoutMs: 10_000,
     maxBytes: 256 * 1024,
     unsigned: true,
-    ignoreBackoff: true,
+    ignoreBackoff,
   });
 }
 
@@ -171,7 +175,8 @@ export async function queryNotary(
     destination: notary,
     path: '/_matrix/key/v2/query',
     body: { server_keys: wanted },
-    timeoutMs: 30_000,
+    // A notary asks others itself, but somebody may be waiting here too.
+    timeoutMs: 10_000,
     unsigned: true,
   });
   return new AnswerReader(notary, answer).pdus('server_keys', 10_000);
