@@ -1,11 +1,13 @@
-import { badJson, forbidden, invalidParam } from '@trellis/protocol/errors.ts';
+import { badJson, forbidden, invalidParam, MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isEventId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
+import type { Membership } from '@trellis/rooms/membership.ts';
 import { checkRelation } from '@trellis/rooms/relation-rules.ts';
 import { mayRedact } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
+import { checkState } from '@trellis/rooms/state-rules.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Requester, requesterOf, requireActive } from './authentication.ts';
@@ -15,6 +17,7 @@ export interface RoomSendDeps {
   readonly rooms: Rooms;
   readonly transactions: Transactions;
   readonly aliases: Aliases;
+  readonly membership: Membership;
 }
 
 interface SendParams {
@@ -24,7 +27,9 @@ interface SendParams {
 }
 
 /** Sending events, state and redactions (spec: "Sending events to a room", "Redactions"). */
-export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, aliases }: RoomSendDeps): void {
+export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
+  const { rooms, transactions, aliases, membership } = deps;
+
   app.put<{ Params: SendParams; Body: JsonObject }>(
     '/_matrix/client/v3/rooms/:roomId/send/:eventType/:txnId',
     { config: { guests: true, rateLimit: 'messages' } },
@@ -66,7 +71,14 @@ export function roomSendRoutes(app: FastifyInstance, { rooms, transactions, alia
         const leaves = eventType === 'm.room.member' && stateKey === userId && content.membership === 'leave';
         if (!leaves) requireActive(requester);
         const room = await rooms.get(roomId);
+        if (eventType === 'm.room.member') {
+          if (requester.isGuest && !leaves && !room?.isJoined(userId))
+            throw new MatrixError(403, 'M_GUEST_ACCESS_FORBIDDEN', 'Guests join by way of /join');
+          const ts = timestampOf(request);
+          return { event_id: await membership.set(roomId, userId, stateKey, content, ts) };
+        }
         if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+        await checkState(rooms, room, eventType, content);
         if (eventType === 'm.room.canonical_alias' && stateKey === '')
           await checkCanonicalAlias(rooms, aliases, room, content);
         const { event, committed } = await rooms.exclusive(roomId, (live) =>

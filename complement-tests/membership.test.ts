@@ -174,6 +174,51 @@ describe('room membership', () => {
     await refused(bob.event(room, secret), 404);
   });
 
+  it('shows the end of a knock and of an invite without the room', async () => {
+    const room = await alice.createRoom({
+      preset: 'private_chat',
+      initial_state: [{ type: 'm.room.join_rules', content: { join_rule: 'knock' } }],
+    });
+    for (const begin of [() => bob.post(path`/v3/knock/${room}`), () => alice.invite(room, bob.userId)]) {
+      await begin();
+      const { next_batch: since } = await bob.get('/v3/sync');
+      await bob.leave(room);
+      const left = (await bob.get('/v3/sync', { since })).rooms.leave[room];
+      assert.deepEqual(
+        left.timeline.events.map((e: Json) => [e.state_key, e.content.membership]),
+        [[bob.userId, 'leave']],
+      );
+      assert.deepEqual(left.state.events, []);
+    }
+  });
+
+  it('takes memberships as state events too', async () => {
+    const room = await alice.createRoom({ preset: 'private_chat' });
+    const set = (who: Client, target: Client, content: Json) =>
+      who.put(path`/v3/rooms/${room}/state/m.room.member/${target.userId}`, content);
+    await refused(set(bob, bob, { membership: 'join' }), 403, 'M_FORBIDDEN');
+    const { event_id: invite } = await set(alice, bob, { membership: 'invite' });
+    assert.equal((await bob.seesRoom('invite', room)).invite_state.events.at(-1).event_id ?? invite, invite);
+    await set(bob, bob, { membership: 'join' });
+    await set(bob, bob, { membership: 'join', displayname: 'B', join_authorised_via_users_server: 'unused' });
+    const member = await alice.getState(room, 'm.room.member', bob.userId);
+    assert.deepEqual(member, { membership: 'join', displayname: 'B' });
+    // Who is there already keeps that name.
+    await bob.join(room);
+    assert.equal((await alice.getState(room, 'm.room.member', bob.userId)).displayname, 'B');
+    await refused(set(bob, alice, { membership: 'leave' }), 403, 'M_FORBIDDEN');
+    await refused(set(bob, bob, { membership: 'dance' }), 403, 'M_FORBIDDEN');
+    await set(bob, bob, { membership: 'leave' });
+    await refused(bob.join(room), 403, 'M_FORBIDDEN');
+  });
+
+  it('leaves it to moderators of a public room whom to bring in', async () => {
+    const room = await alice.createRoom({ preset: 'public_chat' });
+    await bob.join(room);
+    await refused(bob.invite(room, carol.userId), 403, 'M_FORBIDDEN');
+    await alice.invite(room, carol.userId);
+  });
+
   it('answers for rooms that do not exist', async () => {
     await refused(bob.join('!nowhere:127.0.0.1:1'), 404);
     await refused(bob.join(`#nothing:${server.serverName}`), 404, 'M_NOT_FOUND');

@@ -110,6 +110,24 @@ describe('room creation and state', () => {
     await refused(alice.createRoom({ power_level_content_override: { users: { 'no user': 1 } } }), 400);
   });
 
+  it('takes no second create event, and no power levels for creators', async () => {
+    for (const room_version of ['11', '12']) {
+      const room = await alice.createRoom({ room_version });
+      const create = alice.put(path`/v3/rooms/${room}/state/m.room.create/`, { room_version, other: true });
+      await refused(create, 400, 'M_INVALID_PARAM');
+    }
+    const room = await alice.createRoom({
+      room_version: '12',
+      creation_content: { additional_creators: [bob.userId] },
+    });
+    for (const { userId } of [alice, bob]) {
+      const levels = alice.put(path`/v3/rooms/${room}/state/m.room.power_levels/`, {
+        users: { [userId]: 9 },
+      });
+      await refused(levels, 400, 'M_INVALID_PARAM');
+    }
+  });
+
   it('lists the rooms of a user', async () => {
     const carol = await server.register('carol');
     const rooms = [await carol.createRoom(), await carol.createRoom()];

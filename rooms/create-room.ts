@@ -205,7 +205,8 @@ function initialPowerLevels(
     ban: 50,
     kick: 50,
     redact: 50,
-    invite: 0,
+    // Anybody may come in by themselves; who others are brought in by is for the moderators to say.
+    invite: preset === 'public_chat' ? 50 : 0,
     historical: 100,
     ...request.power_level_content_override,
   };

@@ -24,13 +24,28 @@ export interface Profile {
   readonly avatar_url?: string | null;
 }
 
+/** An invite of a local user, from wherever it comes. */
+export interface Invite {
+  readonly roomId: string;
+  readonly sender: string;
+  readonly target: string;
+  readonly content: JsonObject;
+}
+
+/** Throws, say M_FORBIDDEN or M_INVITE_BLOCKED, when policy or the user wants no such invite. */
+export type InvitePolicy = (invite: Invite) => Promise<void>;
+
 export interface MembershipParts {
   readonly rooms: Rooms;
   readonly memberships: Memberships;
   readonly remote: RemoteMembership;
   /** Profile of a local user, for their member events. */
   readonly profile: (userId: string) => Promise<Profile>;
+  readonly mayInvite?: InvitePolicy | undefined;
 }
+
+/** Servers that one join or knock may try. */
+const MAX_SERVERS = 50;
 
 /** Joins, leaves, invites, kicks, bans and knocks of local users. Each throws M_FORBIDDEN where the rules refuse. */
 export class Membership {
@@ -43,7 +58,7 @@ export class Membership {
   /**
    * Joins a room that this server is in, or by way of others.
    *
-   * @param servers where to try, besides the servers known from an invite or the room id
+   * @param servers where to try; where none is named, the servers that are known here
    */
   async join(
     roomId: string,
@@ -52,21 +67,14 @@ export class Membership {
     extra: JsonObject = {},
   ): Promise<void> {
     const { rooms, remote } = this.#parts;
-    const content: JsonObject = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
     const room = await rooms.get(roomId);
-    const candidates = await this.#candidates(room, roomId, userId, servers);
-    if (!room?.isResident) {
-      if (candidates.length === 0) throw notFound('No known servers are in that room');
-      return remote.join(roomId, userId, candidates, content);
-    }
-    if (
-      room.isJoined(userId) &&
-      Object.keys(extra).length === 0 &&
-      (await this.#sameProfile(room, userId, content))
-    )
-      return;
-    if (await joinFromHere(rooms, roomId, userId, content)) return;
-    await remote.join(roomId, userId, candidates, content);
+    // Whoever is there already keeps the name that they have in the room.
+    if (room?.isResident && room.isJoined(userId)) return;
+    const content: JsonObject = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
+    if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
+    await this.#byWayOfOthers(room, roomId, userId, servers, (candidates) =>
+      remote.join(roomId, userId, candidates, content),
+    );
   }
 
   async leave(roomId: string, userId: string, extra: JsonObject = {}): Promise<void> {
@@ -81,14 +89,15 @@ export class Membership {
   }
 
   async invite(roomId: string, sender: string, target: string, extra: JsonObject = {}): Promise<void> {
-    const { rooms, remote } = this.#parts;
+    const { rooms, remote, mayInvite } = this.#parts;
     if (!parseUserId(target)) throw invalidParam('That is not a user id');
     const room = await this.#resident(roomId, sender);
     if (room.isJoined(target)) throw forbidden('The user is in the room already');
     const isLocal = serverNameOf(target) === rooms.parts.serverName;
     const content = { ...(isLocal ? await this.#memberContent(target) : {}), ...extra, membership: 'invite' };
-    if (isLocal) await this.#append(roomId, sender, target, content);
-    else await remote.invite(roomId, sender, target, content);
+    if (!isLocal) return void (await remote.invite(roomId, sender, target, content));
+    await mayInvite?.({ roomId, sender, target, content });
+    await this.#append(roomId, sender, target, content);
   }
 
   async kick(roomId: string, sender: string, target: string, extra: JsonObject = {}): Promise<void> {
@@ -124,9 +133,45 @@ export class Membership {
       if (!room.version.knocking) throw forbidden('This room version knows no knocking');
       return this.#append(roomId, userId, userId, content);
     }
-    const candidates = await this.#candidates(room, roomId, userId, servers);
-    if (candidates.length === 0) throw notFound('No known servers are in that room');
-    await remote.knock(roomId, userId, candidates, content);
+    await this.#byWayOfOthers(room, roomId, userId, servers, (candidates) =>
+      remote.knock(roomId, userId, candidates, content),
+    );
+  }
+
+  /**
+   * Sets a membership by its state event (`PUT …/state/m.room.member/{userId}`), with all that the endpoint for it does.
+   *
+   * @returns the id of the event that is in force then
+   */
+  async set(
+    roomId: string,
+    sender: string,
+    target: string,
+    content: JsonObject,
+    originServerTs?: number,
+  ): Promise<string> {
+    const { membership, ...extra } = content;
+    const room = await this.#parts.rooms.get(roomId);
+    if (target !== sender) {
+      if (membership === 'invite') await this.invite(roomId, sender, target, extra);
+      else {
+        await this.#resident(roomId, sender);
+        await this.#append(roomId, sender, target, content, originServerTs);
+      }
+    } else if (membership === 'join' && room?.isJoined(sender)) {
+      // The authoriser's signature was for the join; a change of profile must not claim it again.
+      delete extra.join_authorised_via_users_server;
+      await this.#append(roomId, sender, sender, { ...extra, membership }, originServerTs);
+    } else if (membership === 'join') await this.join(roomId, sender, [], extra);
+    else if (membership === 'leave') await this.leave(roomId, sender, extra);
+    else if (membership === 'knock') await this.knock(roomId, sender, [], extra);
+    else {
+      await this.#resident(roomId, sender);
+      await this.#append(roomId, sender, sender, content);
+    }
+    const current = (await this.#parts.rooms.require(roomId)).member(target);
+    if (!current) throw notFound('The user is not in that room');
+    return current.eventId;
   }
 
   /** A local user's new name or avatar, sent to the rooms that they are in. Failures of single rooms don't stop it. */
@@ -163,11 +208,16 @@ export class Membership {
     return room;
   }
 
-  async #append(roomId: string, sender: string, target: string, content: JsonObject): Promise<void> {
+  async #append(
+    roomId: string,
+    sender: string,
+    target: string,
+    content: JsonObject,
+    originServerTs?: number,
+  ): Promise<void> {
     const { rooms } = this.#parts;
-    const { committed } = await rooms.exclusive(roomId, (room) =>
-      appendDraft(rooms, room, { type: 'm.room.member', sender, stateKey: target, content }),
-    );
+    const draft = { type: 'm.room.member', sender, stateKey: target, content, originServerTs };
+    const { committed } = await rooms.exclusive(roomId, (room) => appendDraft(rooms, room, draft));
     await committed;
   }
 
@@ -176,31 +226,37 @@ export class Membership {
     return { ...(displayname ? { displayname } : {}), ...(avatar_url ? { avatar_url } : {}) };
   }
 
-  async #sameProfile(room: Room, userId: string, content: JsonObject): Promise<boolean> {
-    const ref = room.state.get('m.room.member', userId);
-    const current = ref && (await this.#parts.rooms.parts.events.get(ref.eventId));
-    return (
-      current?.content.displayname === content.displayname &&
-      current?.content.avatar_url === content.avatar_url
-    );
-  }
-
-  /** Servers that may know the room: those named by the caller, the inviter's, the one in the room id. */
-  async #candidates(
+  /**
+   * Asks other servers for the way into a room: those named by the caller and the inviter's; where that is nobody, those
+   * that were in the room when this server was, and the one in the room id, which need not know the room.
+   */
+  async #byWayOfOthers(
     room: Room | undefined,
     roomId: string,
     userId: string,
-    servers: readonly string[],
-  ): Promise<string[]> {
+    named: readonly string[],
+    ask: (servers: string[]) => Promise<void>,
+  ): Promise<void> {
     const own = this.#parts.rooms.parts.serverName;
-    const candidates = new Set(servers);
+    const servers = new Set(named);
     const member = room?.member(userId);
     if (member && (member.membership === 'invite' || member.membership === 'knock'))
-      candidates.add(serverNameOf(member.sender));
-    for (const server of room?.servers.keys() ?? []) candidates.add(server);
+      servers.add(serverNameOf(member.sender));
+    servers.delete(own);
+    if (servers.size > 0 || room?.isResident) return ask([...servers].slice(0, MAX_SERVERS));
     // Room ids since version 12 name no server.
-    if (roomId.includes(':')) candidates.add(serverNameOf(roomId));
-    candidates.delete(own);
-    return [...candidates].slice(0, 50);
+    const guesses = new Set([
+      ...(room?.otherServers ?? []),
+      ...(roomId.includes(':') ? [serverNameOf(roomId)] : []),
+    ]);
+    guesses.delete(own);
+    if (guesses.size === 0) throw unreachable();
+    try {
+      await ask([...guesses].slice(0, MAX_SERVERS));
+    } catch (error) {
+      throw error instanceof MatrixError && error.status >= 500 ? unreachable() : error;
+    }
   }
 }
+
+const unreachable = () => notFound('No known servers are in that room');

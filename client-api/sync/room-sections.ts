@@ -3,7 +3,7 @@ import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { strip, strippedStateEvents } from '@trellis/rooms/stripped-state.ts';
-import { membershipsAt } from '@trellis/rooms/visibility.ts';
+import { endOfLastStay, membershipsAt } from '@trellis/rooms/visibility.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { eventJson, eventListJson, type Viewer } from '../event-json.ts';
 import type { LazyMembers } from './lazy-members.ts';
@@ -78,10 +78,12 @@ export async function leftSection(view: SyncView, room: Room, membership: UserMe
   const end = Math.min(membership.pos, view.eventsTo);
   const own = await sources.rooms.parts.events.get(membership.eventId);
   const viewOfLeft = viewer(view, membership.membership);
-  if (own === undefined || own.pos === undefined) {
-    // An invite or knock that ended: the room itself was never seen.
+  const stay = own?.pos === undefined ? undefined : await endOfLastStay(sources.rooms, room, userId);
+  const endedBefore = stay !== own && view.eventsFrom !== undefined && (stay?.pos ?? 0) <= view.eventsFrom;
+  if (own?.pos === undefined || !stay || endedBefore) {
+    // An invite or knock that ended, a ban after a leave: the room itself was not seen meanwhile.
     const events = own ? eventListJson([own], viewOfLeft) : '[]';
-    return `{"timeline":{"events":${events},"limited":false,"prev_batch":"${placeToken(end)}"},"state":{"events":[]},"account_data":{"events":[]}}`;
+    return `{"timeline":{"events":${events},"limited":false,"prev_batch":"${placeToken(end)}"},"${view.stateAfter}":{"events":[]},"account_data":{"events":[]}}`;
   }
   const after = view.eventsFrom ?? Number.NEGATIVE_INFINITY;
   const timeline = await readTimeline(view, room, after, own.pos);

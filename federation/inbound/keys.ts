@@ -1,3 +1,4 @@
+import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
 import { invalidParam } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { type SigningKey, signJson } from '@trellis/protocol/signing.ts';
@@ -39,9 +40,12 @@ export function keyRoutes(app: FastifyInstance, deps: KeyRoutesDeps): void {
     return own.response;
   };
 
-  app.get('/_matrix/key/v2/server', async () => ownResponse());
   // Old servers ask for one key by its id.
-  app.get('/_matrix/key/v2/server/:keyId', async () => ownResponse());
+  for (const path of ['/_matrix/key/v2/server', '/_matrix/key/v2/server/:keyId'])
+    app.get(path, async (_request, reply) =>
+      // In the form that is signed: some verify the text as it comes.
+      reply.type('application/json; charset=utf-8').send(canonicalJson(ownResponse())),
+    );
 
   app.get<{ Params: { serverName: string }; Querystring: { minimum_valid_until_ts?: string } }>(
     '/_matrix/key/v2/query/:serverName',

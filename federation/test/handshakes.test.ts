@@ -62,6 +62,18 @@ for (const version of ['1', '6', '10', '12'])
     assert.deepEqual(await stateIds(two, roomId), await stateIds(one, roomId));
   });
 
+test('only the servers that are named are asked, and known ones where none is named', async () => {
+  const roomId = await one.createRoom(ALICE, { preset: 'public_chat', room_version: '10' });
+  unreachable.add('three');
+  await refused(two.members.join(roomId, BOB, ['three']), 502);
+  await refused(two.members.join('!nothing:three', BOB, []), 404, 'M_NOT_FOUND');
+  await two.members.join(roomId, BOB, []);
+  await two.members.leave(roomId, BOB);
+  await pass(two, one, roomId);
+  await refused(two.members.join(roomId, BOB, ['three']), 502);
+  await two.members.join(roomId, BOB, ['two']);
+});
+
 test('two users of a server join at once, the second without help', async () => {
   const roomId = await one.createRoom(ALICE);
   await Promise.all([two.members.join(roomId, BOB, ['one']), two.members.join(roomId, CARL, ['one'])]);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, type TestContext, test } from 'node:test';
+import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { buildEvent } from '@trellis/protocol/make-event.ts';
 import { roomVersion } from '@trellis/protocol/room-versions.ts';
@@ -193,7 +194,9 @@ test('keys of this server, and as a notary those of others', async (t) => {
   });
   versionRoutes(app, { name: 'Trellis', version: '1' });
   const get = async (url: string) => (await app.inject(url)).json() as JsonObject;
-  const own = await get('/_matrix/key/v2/server');
+  const text = (await app.inject('/_matrix/key/v2/server')).body;
+  const own = JSON.parse(text) as JsonObject;
+  assert.equal(text, canonicalJson(own), 'some verify the text as it comes');
   assert.ok(verifyJson(own, HERE, ownKey.keyId, ownKey.publicKeyBase64));
   assert.deepEqual(own.verify_keys, { [ownKey.keyId]: { key: ownKey.publicKeyBase64 } });
   assert.deepEqual(own.old_verify_keys, { 'ed25519:gone': { key: retired.publicKey, expired_ts: 5 } });

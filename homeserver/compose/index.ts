@@ -93,7 +93,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     roomsRead.clientRoutes(scope, { createRoom, sources: userData.sources });
     createRoomRoutes(scope, createRoom);
     membershipRoutes(scope, { rooms, membership, memberships, aliases });
-    roomSendRoutes(scope, { rooms, transactions: new Transactions(core.db), aliases });
+    roomSendRoutes(scope, { rooms, transactions: new Transactions(core.db), aliases, membership });
     syncRoutes(scope, {
       sources: { rooms, memberships, notifier, ...userData.sources, ...e2ee.sources },
       relations: roomsRead.relations,
