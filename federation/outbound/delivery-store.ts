@@ -178,6 +178,15 @@ export class DeliveryStore {
     );
   }
 
+  /** Forgets which events were passed on, where nobody lacks them any more. */
+  async prune(): Promise<void> {
+    await this.#db.query(
+      `DELETE FROM relayed_events y USING rooms r, federation_progress p
+       WHERE r.nid = y.room AND y.pos <= p.events_pos AND NOT EXISTS (
+         SELECT FROM federation_backlog b WHERE b.room_id = r.room_id AND b.from_pos <= y.pos)`,
+    );
+  }
+
   /** Within the caller's transaction: messages to devices are to be delivered once that is committed. */
   async addEdus(
     tx: Queryable,

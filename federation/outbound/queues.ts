@@ -86,6 +86,7 @@ export class FederationQueues {
   async start(): Promise<void> {
     const { store, rooms, deviceLists } = this.#deps;
     const upTo = rooms.parts.stream.current;
+    await store.prune();
     const progress = await store.progress();
     for (const row of await store.backlog()) this.#get(row.destination)?.restore(row);
     for (const [name, pos] of await store.deviceBacklog()) {

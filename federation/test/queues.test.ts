@@ -86,6 +86,18 @@ test('an event that a server handed in is passed on to the others', async () => 
   assert.equal(two.pdus[0]!.state_key, dave);
   await sleep(50);
   assert.equal(one.requests, 0);
+  // Which ones are passed on is known as long as somebody lacks them.
+  const relayed = async () => (await db.query('SELECT pos FROM relayed_events')).length;
+  await two.stop();
+  await here.member(room, `@dora:${one.name}`, 'join', one.name);
+  await here.stop();
+  here = await SendingServer.start(db);
+  assert.equal(await relayed(), 1);
+  await two.start();
+  await until(() => two.pdus.length === 2);
+  await here.stop();
+  here = await SendingServer.start(db);
+  assert.equal(await relayed(), 0);
 });
 
 test('a server whose knock is turned down hears of it', async () => {
@@ -283,7 +295,9 @@ test('EDUs for devices survive restarts, in order, at most 100 in a transaction'
     numbers(250).map(String),
   );
   assert.ok(one.transactions.every(({ edus }) => edus.length <= 100));
+  await here.stop();
   assert.deepEqual(await here.store.destinationsWithEdus(), []);
+  here = await SendingServer.start(db);
 });
 
 test('changes of device lists reach servers that share a room, also those that were down', async () => {

@@ -1,6 +1,7 @@
 import { DeliveryStore } from '@trellis/federation/outbound/delivery-store.ts';
 import { OutgoingEdus } from '@trellis/federation/outbound/edus.ts';
 import { FederationQueues } from '@trellis/federation/outbound/queues.ts';
+import { isServerName } from '@trellis/protocol/identifiers.ts';
 import type { DeviceListChanges } from '@trellis/users/device-lists.ts';
 import { deviceListEdus } from '@trellis/users/e2ee/device-list-edus.ts';
 import type { Presence } from '@trellis/users/presence.ts';
@@ -26,7 +27,12 @@ export function composeFederationOut(core: Core, transport: FederationTransport)
   let queues: FederationQueues | undefined;
   return {
     deviceMessages: {
-      store: (tx, edus) => store.addEdus(tx, edus),
+      store: (tx, edus) =>
+        store.addEdus(
+          tx,
+          // Nobody would ever fetch what is for others.
+          edus.filter(({ destination }) => isServerName(destination) && isAllowed(destination)),
+        ),
       wake: (destinations) => queues?.wake(destinations),
     },
     connect({ deviceLists, presence }) {
