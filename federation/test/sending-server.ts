@@ -16,7 +16,7 @@ import { EventWriter } from '@trellis/storage/event-writer.ts';
 import { EventStore } from '@trellis/storage/events.ts';
 import { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { StateSnapshots } from '@trellis/storage/state-snapshots.ts';
-import { newestEventPosition } from '@trellis/storage/stream-positions.ts';
+import { eventStreamStart } from '@trellis/storage/stream-positions.ts';
 import { Stream, type Streams } from '@trellis/storage/streams.ts';
 import { Discovery } from '../discovery.ts';
 import { Backoff } from '../outbound/backoff.ts';
@@ -114,7 +114,7 @@ export class SendingServer {
     devices: DeviceUpdates = noDevices,
     deviceStart = 0,
   ): Promise<SendingServer> {
-    const [ids, newest] = await Promise.all([IdAllocator.create(db), newestEventPosition(db)]);
+    const [ids, newest] = await Promise.all([IdAllocator.create(db), eventStreamStart(db)]);
     const backoff = new Backoff(db);
     await backoff.load();
     const server = new SendingServer(db, { ids, newest, backoff, devices, deviceStart });
