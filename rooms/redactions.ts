@@ -51,7 +51,11 @@ export function applyRedaction(
       ]);
     },
     async applied() {
-      target?.redact(redact(target.pdu, room.version), event);
+      if (!target) return;
+      const emptied = redact(target.pdu, room.version);
+      // The timeline in memory may hold an object of its own, when the cache had dropped the event in between.
+      for (const copy of new Set([target, rooms.parts.events.cached(targetId), room.timeline.find(targetId)]))
+        copy?.redact(emptied, event);
     },
   };
 }

@@ -38,6 +38,15 @@ export class TimelineTail {
     return this.#events.at(-1);
   }
 
+  /** The oldest event in memory above a position. */
+  firstAfter(pos: number): StoredEvent | undefined {
+    return this.#events[this.#indexAfter(pos)];
+  }
+
+  find(eventId: string): StoredEvent | undefined {
+    return this.#events.findLast((event) => event.eventId === eventId);
+  }
+
   push(event: StoredEvent): void {
     this.#events.push(event);
     this.#bytes += event.json.length;

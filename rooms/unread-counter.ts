@@ -101,6 +101,11 @@ export class UnreadCounter {
     return again;
   }
 
+  /** Takes off all that was counted of a thread. */
+  readThread(thread: string): void {
+    if (this.#counts.delete(thread)) this.#shown = undefined;
+  }
+
   /** Takes everything off. @returns the threads that had something unread */
   clear(): Set<string> {
     const threads = new Set(this.#counts.keys());

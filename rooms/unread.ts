@@ -140,8 +140,11 @@ export class Unread {
     const evaluate = await this.#evaluation.forUser(room, userId);
     for (const event of events) {
       const pos = event.pos!;
-      if (event.sender === userId || event.redactedBy || event.backfilled || pos <= read.unthreaded) continue;
+      if (event.backfilled || pos <= read.unthreaded) continue;
       const found = threadOf(this.#rooms.parts.events, event);
+      // Whoever sends an event has read up to it (spec: push, "Receiving notifications").
+      if (event.sender === userId) counter.readThread(await found);
+      if (event.sender === userId || event.redactedBy) continue;
       // Of what relates to others only the few that notify are worth a search for their thread.
       let thread = typeof found === 'string' ? found : undefined;
       if (thread !== undefined && (pos <= readPosition(read, thread) || only?.has(thread) === false))

@@ -21,10 +21,13 @@ export async function reserveStreamPositions(
   return new Map(rows.map(({ stream, start }) => [stream, start]));
 }
 
-/** The newest position in the stream of events: of an event, or of a membership in a room elsewhere. */
-export async function newestEventPosition(db: Queryable): Promise<number> {
+/**
+ * Where this run starts in the stream of events: well above everything stored. Positions that were handed out and then
+ * not stored, because the write failed, may stand in the tokens of clients; nothing new may come to lie below those.
+ */
+export async function eventStreamStart(db: Queryable): Promise<number> {
   const [row] = await db.query<{ pos: number | null }>(
     'SELECT greatest((SELECT max(pos) FROM events WHERE NOT backfilled), (SELECT max(pos) FROM room_members)) AS pos',
   );
-  return row?.pos ?? 0;
+  return row?.pos == null ? 0 : row.pos + PER_RUN;
 }

@@ -8,7 +8,7 @@ import { EventWriter } from '@trellis/storage/event-writer.ts';
 import { EventStore } from '@trellis/storage/events.ts';
 import { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { StateSnapshots } from '@trellis/storage/state-snapshots.ts';
-import { newestEventPosition, reserveStreamPositions } from '@trellis/storage/stream-positions.ts';
+import { eventStreamStart, reserveStreamPositions } from '@trellis/storage/stream-positions.ts';
 import { Stream, type Streams } from '@trellis/storage/streams.ts';
 import type { FastifyBaseLogger } from 'fastify';
 import type { Config } from '../config/schema.ts';
@@ -45,15 +45,15 @@ export async function composeCore(
 ): Promise<Core> {
   const { config, db, signingKey } = parts;
   const serverName = config.server_name;
-  const [ids, newest, starts] = await Promise.all([
+  const [ids, eventStart, starts] = await Promise.all([
     IdAllocator.create(db),
-    newestEventPosition(db),
+    eventStreamStart(db),
     reserveStreamPositions(db, STREAMS),
   ]);
   const events = new EventStore(db, config.memory.event_cache_mb * 1024 * 1024);
   const snapshots = new StateSnapshots(db, ids);
   const writer = new EventWriter(db, snapshots, indexStateEvents);
-  const stream = new Stream<EventChange>('events', newest);
+  const stream = new Stream<EventChange>('events', eventStart);
   const streams = Object.fromEntries(
     STREAMS.map((name) => [name, new Stream(name, starts.get(name)!)]),
   ) as unknown as Streams;

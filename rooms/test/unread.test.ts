@@ -91,10 +91,23 @@ describe('unread counts', () => {
     assert.deepEqual(await counts(), [0, 0]);
     await send('hello');
     await send('hi bob');
-    await send('mine', {}, BOB);
     assert.deepEqual(await counts(), [2, 1]);
-    assert.deepEqual(await counts(ALICE), [1, 0]);
+    assert.deepEqual(await counts(ALICE), [0, 0]);
     assert.deepEqual(await counts(`@stranger:${SERVER}`), [0, 0]);
+  });
+
+  it('begin anew after what the user sends, thread by thread', async () => {
+    const root = await send('root');
+    await send('in the thread', inThread(root));
+    assert.deepEqual(await counts(), [1, 0]);
+    await send('mine', {}, BOB);
+    assert.deepEqual(await counts(), [0, 0]);
+    assert.equal((await threadCounts())[root.eventId]?.notify, 1);
+    await send('mine in the thread', inThread(root), BOB);
+    assert.deepEqual(await threadCounts(), {});
+    await send('after it');
+    assert.deepEqual(await counts(), [1, 0]);
+    assert.deepEqual(await counts(BOB, newUnread()), [1, 0]);
   });
 
   it('are the same however often they are asked for, also at the same time', async () => {
