@@ -20,6 +20,8 @@ interface AccountDataItem {
 export interface InitialSyncSources {
   accountData(userId: string, from: number | undefined, to: number): Promise<readonly AccountDataItem[]>;
   presence(from: number | undefined, to: number): Promise<ReadonlyArray<{ readonly sender: string }>>;
+  /** The user does not want to see invites by the sender (spec: "Invite permission"). */
+  hidesInvite(userId: string, sender: string): Promise<boolean>;
 }
 
 export interface InitialSyncDeps {
@@ -61,10 +63,15 @@ export function initialSyncRoutes(app: FastifyInstance, deps: InitialSyncDeps): 
       const archived = booleanOf('archived', request.query.archived);
       const to = notifier.positions();
       const accountData = await sources.accountData(reader.userId, undefined, to.accountData);
+      const ignored = await deps.ignoredUsers(reader.userId);
       const rooms: string[] = [];
-      for (const { roomId, membership, forgotten } of (await access.memberships.of(reader.userId)).values()) {
+      for (const { roomId, membership, sender, forgotten } of (
+        await access.memberships.of(reader.userId)
+      ).values()) {
         const left = membership === 'leave' || membership === 'ban';
         if (left && (forgotten || !archived)) continue;
+        const isHidden = ignored.has(sender) || (await sources.hidesInvite(reader.userId, sender));
+        if (membership === 'invite' && isHidden) continue;
         if (membership === 'invite' || membership === 'knock')
           rooms.push(await invitation(deps, roomId, reader));
         else rooms.push(await roomInfo(deps, roomId, reader, limit, to, accountData).catch(() => ''));

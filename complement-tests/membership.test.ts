@@ -219,6 +219,28 @@ describe('room membership', () => {
     await alice.invite(room, carol.userId);
   });
 
+  it('keeps invites from those who do not want them', async () => {
+    const settings = (type: string, content: Json) =>
+      carol.put(path`/v3/user/${carol.userId}/account_data/${type}`, content);
+    const room = await alice.createRoom({ preset: 'private_chat' });
+    await alice.invite(room, carol.userId);
+    await carol.seesRoom('invite', room);
+    await settings('m.invite_permission_config', { default_action: 'block' });
+    assert.equal((await carol.get('/v3/sync')).rooms?.invite, undefined);
+    const other = await alice.createRoom({ preset: 'private_chat' });
+    await refused(alice.invite(other, carol.userId), 403, 'M_INVITE_BLOCKED');
+    const member = path`/v3/rooms/${other}/state/m.room.member/${carol.userId}`;
+    await refused(alice.put(member, { membership: 'invite' }), 403, 'M_INVITE_BLOCKED');
+
+    await settings('m.invite_permission_config', {});
+    await settings('org.matrix.msc4155.invite_permission_config', { ignored_users: [alice.userId] });
+    await alice.invite(other, carol.userId);
+    assert.equal((await carol.get('/v3/sync')).rooms?.invite, undefined);
+    await settings('org.matrix.msc4155.invite_permission_config', {});
+    const { invite } = (await carol.get('/v3/sync')).rooms;
+    assert.ok(invite[room] && invite[other]);
+  });
+
   it('answers for rooms that do not exist', async () => {
     await refused(bob.join('!nowhere:127.0.0.1:1'), 404);
     await refused(bob.join(`#nothing:${server.serverName}`), 404, 'M_NOT_FOUND');

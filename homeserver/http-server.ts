@@ -1,5 +1,6 @@
 import { type Buffer, isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
+import { FederationError } from '@trellis/federation/outbound/federation-error.ts';
 import { badJson, MatrixError, notJson, unrecognized } from '@trellis/protocol/errors.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
 import type { FastifyBaseLogger } from 'fastify';
@@ -108,6 +109,7 @@ function asMatrixError(
   error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string },
 ): MatrixError {
   if (error instanceof MatrixError) return error;
+  if (error instanceof FederationError) return error.toMatrixError();
   if (error.validation) {
     if (error.validationContext === 'body') return badJson(error.message);
     return new MatrixError(400, 'M_INVALID_PARAM', error.message);

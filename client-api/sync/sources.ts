@@ -53,9 +53,13 @@ export interface SyncSources {
   ): Promise<{ oneTimeKeys: Record<string, number>; unusedFallbackTypes: string[] }>;
   /** `m.presence` events of the users whose presence changed in (from, to], of all when `from` is undefined. */
   presence(from: number | undefined, to: number): Promise<PresenceEvent[]>;
+  /** `m.presence` events of those of the users of whom there is something to tell. */
+  presenceOf(userIds: Iterable<string>): PresenceEvent[];
   presenceEnabled: boolean;
   /** A sync shows that the user is there; the function is to be called when the sync is answered. */
   touchPresence(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void;
   unread(userId: string, roomId: string): Promise<UnreadCounts>;
   ignoredUsers(userId: string): Promise<ReadonlySet<string>>;
+  /** The user does not want to see invites by the sender (spec: "Invite permission"). */
+  hidesInvite(userId: string, sender: string): Promise<boolean>;
 }

@@ -1,8 +1,9 @@
-import type { Positions } from '@trellis/rooms/notifier.ts';
-import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
-import { deviceListsSection, presenceEvents } from './people.ts';
-import { joinedSection, leftSection, strippedSection, type SyncView } from './room-sections.ts';
+import type { UserMembership } from '@trellis/rooms/memberships.ts';
+import type { Positions } from '@trellis/rooms/notifier.ts';
+import { leftSection } from './left-section.ts';
+import { deviceListsSection, presenceEvents, sharingChanges } from './people.ts';
+import { type JoinedNews, joinedSection, type SyncView, strippedSection } from './room-sections.ts';
 import type { AccountDataItem } from './sources.ts';
 import { syncToken } from './token.ts';
 
@@ -20,42 +21,62 @@ export interface SyncRequest extends Omit<SyncView, Interval> {
 
 export interface SyncAnswer {
   readonly json: string;
+  /** Up to where it tells. */
+  readonly to: Positions;
   /** There is nothing in it but the token: the client may be kept waiting. */
   readonly empty: boolean;
 }
 
 /** What concerns the user in the interval, sorted by what has to be done about it. */
 interface News {
-  /** Rooms with events, or any other news. */
-  readonly rooms: Set<string>;
+  /** Rooms with events, or any other news, and the user's membership there at the end of the interval. */
+  readonly rooms: Map<string, UserMembership>;
   readonly receipts: Set<string>;
   readonly typing: Set<string>;
-  readonly accountData: Map<string | null, AccountDataItem[]>;
+  accountDataChanged: boolean;
 }
 
-/** Answers a sync up to `to`. */
-export async function answerSync(request: SyncRequest, to: Positions): Promise<SyncAnswer> {
+type AccountDataByRoom = Map<string | null, AccountDataItem[]>;
+
+/** Answers a sync with all that there is now. */
+export async function answerSync(request: SyncRequest): Promise<SyncAnswer> {
   const { sources, userId, deviceId, since } = request;
+  const [memberships, ignored] = await Promise.all([
+    sources.memberships.of(userId),
+    sources.ignoredUsers(userId),
+  ]);
+  // Taken together, without waiting in between: the memberships are those of these positions.
+  const to = sources.notifier.positions();
+  const news = findNews(request, memberships, to);
   const view: SyncView = {
     ...request,
     eventsFrom: since?.events,
     eventsTo: to.events,
     receiptsFrom: since?.receipts,
     receiptsTo: to.receipts,
-    ignored: await sources.ignoredUsers(userId),
+    ignored,
   };
-  const news = await findNews(request, to);
-  const toDevice = await sources.toDevice(userId, deviceId, since?.toDevice ?? 0, to.toDevice, TO_DEVICE_LIMIT);
+  const accountData = await accountDataNews(request, memberships, news, to);
+  const toDevice = await sources.toDevice(
+    userId,
+    deviceId,
+    since?.toDevice ?? 0,
+    to.toDevice,
+    TO_DEVICE_LIMIT,
+  );
   const reached = { ...to, toDevice: toDevice.more ? toDevice.upTo : to.toDevice };
-  const rooms = await roomsJson(request, view, news);
-  const deviceLists = await deviceListsSection(request, to, news.rooms);
-  const presence = await presenceEvents(request, to);
-  const accountData = filterAccountData(request, news.accountData.get(null) ?? []);
+  const rooms = await roomsJson(request, view, news, accountData);
+  const changes = await sharingChanges(request, to, news.rooms.values());
+  const deviceLists = await deviceListsSection(request, to, changes);
+  const presence = await presenceEvents(request, to, changes.joined);
+  const global = filterAccountData(request, accountData.get(null) ?? []);
 
   const parts = [`"next_batch":"${syncToken(reached)}"`];
   if (rooms) parts.push(`"rooms":{${rooms}}`);
-  if (accountData.length > 0)
-    parts.push(`"account_data":{"events":${JSON.stringify(accountData.map(({ type, content }) => ({ type, content })))}}`);
+  if (global.length > 0)
+    parts.push(
+      `"account_data":{"events":${JSON.stringify(global.map(({ type, content }) => ({ type, content })))}}`,
+    );
   if (toDevice.events.length > 0) parts.push(`"to_device":{"events":${JSON.stringify(toDevice.events)}}`);
   if (presence.length > 0) parts.push(`"presence":{"events":${JSON.stringify(presence)}}`);
   if (deviceLists) parts.push(`"device_lists":${JSON.stringify(deviceLists)}`);
@@ -66,59 +87,83 @@ export async function answerSync(request: SyncRequest, to: Positions): Promise<S
     `"device_unused_fallback_key_types":${JSON.stringify(unusedFallbackTypes)}`,
     `"org.matrix.msc2732.device_unused_fallback_key_types":${JSON.stringify(unusedFallbackTypes)}`,
   );
-  return { json: `{${parts.join(',')}}`, empty };
+  return { json: `{${parts.join(',')}}`, to, empty };
 }
 
-async function findNews({ sources, userId, since, fullState }: SyncRequest, to: Positions): Promise<News> {
-  const news: News = { rooms: new Set(), receipts: new Set(), typing: new Set(), accountData: new Map() };
-  const memberships = await sources.memberships.of(userId);
+function findNews(
+  { sources, userId, since, fullState }: SyncRequest,
+  memberships: ReadonlyMap<string, UserMembership>,
+  to: Positions,
+): News {
+  const news: News = { rooms: new Map(), receipts: new Set(), typing: new Set(), accountDataChanged: true };
   const feed = sources.notifier.feed(userId);
-  let accountDataChanged = true;
-  if (since !== undefined && feed.covers(since)) {
-    accountDataChanged = false;
+  const isCovered = since !== undefined && feed.covers(since);
+  if (isCovered) {
+    news.accountDataChanged = false;
     for (const { stream, roomId } of feed.between(since, to)) {
-      if (stream === 'accountData') accountDataChanged = true;
+      if (stream === 'accountData') news.accountDataChanged = true;
       if (roomId === null) continue;
-      news.rooms.add(roomId);
+      const membership = memberships.get(roomId);
+      if (membership) news.rooms.set(roomId, membership);
       if (stream === 'receipts') news.receipts.add(roomId);
       if (stream === 'typing') news.typing.add(roomId);
     }
-    if (fullState) for (const roomId of memberships.keys()) news.rooms.add(roomId);
-  } else {
-    for (const { roomId, membership } of memberships.values()) {
-      news.rooms.add(roomId);
-      if (membership !== 'join') continue;
-      news.receipts.add(roomId);
-      if (sources.typing(roomId).length > 0) news.typing.add(roomId);
-    }
   }
-  if (accountDataChanged)
-    for (const item of await sources.accountData(userId, since?.accountData, to.accountData)) {
-      const ofRoom = news.accountData.get(item.roomId);
-      if (ofRoom) ofRoom.push(item);
-      else news.accountData.set(item.roomId, [item]);
-      if (item.roomId !== null) news.rooms.add(item.roomId);
-    }
+  if (isCovered && !fullState) return news;
+  for (const membership of memberships.values()) {
+    const { roomId } = membership;
+    news.rooms.set(roomId, membership);
+    if (isCovered || membership.membership !== 'join') continue;
+    news.receipts.add(roomId);
+    if (sources.typing(roomId).length > 0) news.typing.add(roomId);
+  }
   return news;
+}
+
+/** Changed account data by room; the rooms are added to the news. */
+async function accountDataNews(
+  { sources, userId, since }: SyncRequest,
+  memberships: ReadonlyMap<string, UserMembership>,
+  news: News,
+  to: Positions,
+): Promise<AccountDataByRoom> {
+  const byRoom: AccountDataByRoom = new Map();
+  if (!news.accountDataChanged) return byRoom;
+  for (const item of await sources.accountData(userId, since?.accountData, to.accountData)) {
+    const ofRoom = byRoom.get(item.roomId);
+    if (ofRoom) ofRoom.push(item);
+    else byRoom.set(item.roomId, [item]);
+    const membership = item.roomId === null ? undefined : memberships.get(item.roomId);
+    if (membership && !news.rooms.has(membership.roomId)) news.rooms.set(membership.roomId, membership);
+  }
+  return byRoom;
 }
 
 type Section = 'join' | 'invite' | 'knock' | 'leave';
 
-async function roomsJson(request: SyncRequest, view: SyncView, news: News): Promise<string | undefined> {
-  const { sources, userId } = request;
-  const memberships = await sources.memberships.of(userId);
+async function roomsJson(
+  request: SyncRequest,
+  view: SyncView,
+  news: News,
+  accountData: AccountDataByRoom,
+): Promise<string | undefined> {
   const sections: Record<Section, string[]> = { join: [], invite: [], knock: [], leave: [] };
-  const todo = [...news.rooms].filter((roomId) => isWanted(request, roomId));
+  const todo = [...news.rooms.values()].filter(({ roomId }) => isWanted(request, roomId));
   const work = async () => {
-    for (let roomId = todo.pop(); roomId !== undefined; roomId = todo.pop()) {
-      const membership = memberships.get(roomId);
-      if (!membership) continue;
-      const section = await roomSection(view, membership, news);
+    for (let membership = todo.pop(); membership !== undefined; membership = todo.pop()) {
+      const { roomId } = membership;
+      const section = await roomSection(view, membership, {
+        accountData: accountData.get(roomId) ?? [],
+        typing: news.typing.has(roomId),
+        receipts: news.receipts.has(roomId),
+      });
       if (section) sections[section.kind].push(`${JSON.stringify(roomId)}:${section.json}`);
     }
   };
   await Promise.all(Array.from({ length: Math.min(PARALLEL_ROOMS, todo.length) }, work));
-  const filled = (Object.entries(sections) as Array<[Section, string[]]>).filter(([, list]) => list.length > 0);
+  const filled = (Object.entries(sections) as Array<[Section, string[]]>).filter(
+    ([, list]) => list.length > 0,
+  );
   if (filled.length === 0) return undefined;
   return filled.map(([kind, list]) => `"${kind}":{${list.join(',')}}`).join(',');
 }
@@ -126,30 +171,31 @@ async function roomsJson(request: SyncRequest, view: SyncView, news: News): Prom
 async function roomSection(
   view: SyncView,
   membership: UserMembership,
-  news: News,
+  news: JoinedNews,
 ): Promise<{ kind: Section; json: string } | undefined> {
   const { sources, eventsFrom, eventsTo } = view;
   const room = await sources.rooms.get(membership.roomId);
   if (!room) return undefined;
   // A membership from after this sync's interval is the next sync's business.
-  const changed = membership.pos <= eventsTo && (eventsFrom === undefined || membership.pos > eventsFrom);
+  if (membership.pos > eventsTo) return undefined;
+  const changed = eventsFrom === undefined || membership.pos > eventsFrom;
   switch (membership.membership) {
     case 'join': {
-      const json = await joinedSection(view, room, membership, {
-        accountData: news.accountData.get(room.roomId) ?? [],
-        typing: news.typing.has(room.roomId),
-        receipts: news.receipts.has(room.roomId),
-      });
+      const json = await joinedSection(view, room, membership, news);
       return json === undefined ? undefined : { kind: 'join', json };
     }
     case 'invite':
     case 'knock':
       if (!changed || view.ignored.has(membership.sender)) return undefined;
+      if (membership.membership === 'invite' && (await sources.hidesInvite(view.userId, membership.sender)))
+        return undefined;
       return { kind: membership.membership, json: await strippedSection(view, room, membership) };
     default: {
-      if (membership.forgotten || !changed) return undefined;
-      // At first only those who ask for them get rooms that they left.
-      if (eventsFrom === undefined && view.filter.room?.include_leave !== true) return undefined;
+      if (!changed) return undefined;
+      // At first only those who ask for them get rooms that they left. That a room was left is news for all devices of
+      // the user, though one of them has forgotten it already.
+      if (eventsFrom === undefined && (membership.forgotten || view.filter.room?.include_leave !== true))
+        return undefined;
       return { kind: 'leave', json: await leftSection(view, room, membership) };
     }
   }
@@ -160,7 +206,10 @@ function isWanted({ filter }: SyncRequest, roomId: string): boolean {
   return filter.room?.rooms === undefined || filter.room.rooms.includes(roomId);
 }
 
-function filterAccountData({ filter, userId }: SyncRequest, items: readonly AccountDataItem[]): AccountDataItem[] {
+function filterAccountData(
+  { filter, userId }: SyncRequest,
+  items: readonly AccountDataItem[],
+): AccountDataItem[] {
   const wanted = filter.account_data;
   return items.filter((item) => !wanted || matchesEventFilter(wanted, { ...item, sender: userId }));
 }

@@ -136,7 +136,7 @@ export class RoomReading {
       hierarchy: (...args) => others.hierarchy(...args),
     });
     const notifier = new Notifier(rooms, streams(), memberships);
-    const sources = { accountData: async () => [], presence: async () => [] };
+    const sources = { accountData: async () => [], presence: async () => [], hidesInvite: async () => false };
     messagesRoutes(app, { access, history, clientEvents, ignoredUsers });
     contextRoutes(app, { rooms, history, clientEvents, ignoredUsers });
     roomEventRoutes(app, { rooms, clientEvents });

@@ -4,6 +4,7 @@ import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { signEvent } from '@trellis/protocol/make-event.ts';
 import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
 import { checkIncoming } from '@trellis/rooms/incoming-event.ts';
+import type { InvitePolicy } from '@trellis/rooms/membership.ts';
 import { storeOutOfBand } from '@trellis/rooms/out-of-band.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { stripForeign } from '@trellis/rooms/stripped-state.ts';
@@ -19,19 +20,10 @@ import {
   verifiedEvent,
 } from './handshake.ts';
 
-/** An invite that another server hands in for one of our users. */
-export interface IncomingInvite {
-  readonly roomId: string;
-  readonly sender: string;
-  readonly target: string;
-  readonly content: JsonObject;
-}
-
 export interface InviteDeps extends HandshakeDeps {
   /** Whether there is such a user here who can be invited. */
   readonly isLocalUser: (userId: string) => Promise<boolean>;
-  /** Throws, say M_FORBIDDEN or M_INVITE_BLOCKED, when policy or the user wants no such invite. */
-  readonly mayInvite?: (invite: IncomingInvite) => Promise<void>;
+  readonly mayInvite?: InvitePolicy | undefined;
 }
 
 interface InviteBody {

@@ -4,7 +4,7 @@ import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
 import { remoteProfiles } from '@trellis/federation/outbound/remote-rooms.ts';
-import { Membership } from '@trellis/rooms/membership.ts';
+import { type InvitePolicy, Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
 import { composeAccounts } from './accounts.ts';
@@ -57,13 +57,15 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     ignoredUsers: userData.sources.ignoredUsers,
     carryOver: userData.carryOver,
   });
+  const mayInvite: InvitePolicy = (invite) => userData.invitePermissions.requireAllowed(invite);
   const handshakes = composeHandshakes(core, {
     transport,
     receiver: receiving.receiver,
+    mayInvite,
     isLocalUser: async (userId) => (await accounts.accounts.get(userId))?.deactivated === false,
   });
   const { profile } = accounts;
-  const membership = new Membership({ rooms, memberships, remote: handshakes.remote, profile });
+  const membership = new Membership({ rooms, memberships, remote: handshakes.remote, profile, mayInvite });
   accounts.connect(membership);
   federationOut.connect({ deviceLists: lists, presence: userData.presence });
   const media = await composeMedia(core, transport);

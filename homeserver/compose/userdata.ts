@@ -5,7 +5,7 @@ import { presenceRoutes } from '@trellis/client-api/presence.ts';
 import { pushRuleRoutes } from '@trellis/client-api/push-rules.ts';
 import { pusherRoutes } from '@trellis/client-api/pushers.ts';
 import { receiptRoutes } from '@trellis/client-api/receipts.ts';
-import type { SyncSources } from '@trellis/client-api/sync/sources.ts';
+import type { PresenceEvent, SyncSources } from '@trellis/client-api/sync/sources.ts';
 import { tagRoutes } from '@trellis/client-api/tags.ts';
 import { typingRoutes } from '@trellis/client-api/typing.ts';
 import { ephemeralEduHandlers } from '@trellis/federation/inbound/ephemeral-edus.ts';
@@ -17,6 +17,7 @@ import { AccountData } from '@trellis/users/account-data.ts';
 import type { Deactivation } from '@trellis/users/deactivation.ts';
 import type { Devices } from '@trellis/users/devices.ts';
 import { Filters } from '@trellis/users/filters.ts';
+import { InvitePermissions } from '@trellis/users/invite-permissions.ts';
 import { Presence, presenceContent } from '@trellis/users/presence.ts';
 import { PushRules } from '@trellis/users/push-rules.ts';
 import { Pushers } from '@trellis/users/pushers.ts';
@@ -43,6 +44,7 @@ const UNSTABLE_FEATURES = {
   'org.matrix.msc3771': true,
   'org.matrix.msc3773': true,
   'org.matrix.msc3890': true,
+  'org.matrix.msc4155': true,
 };
 
 export type UserDataArea = ReturnType<typeof composeUserData>;
@@ -85,6 +87,7 @@ function userDataServices({ config, db, streams, rooms }: Core, { devices }: Use
   return {
     pushRules,
     accountData,
+    invitePermissions: new InvitePermissions(accountData),
     receipts,
     evaluation,
     tags: new RoomTags(accountData),
@@ -115,25 +118,29 @@ function followAccounts(services: Services, { devices, deactivation }: UserDataP
 }
 
 function syncSources(services: Services) {
-  const { accountData, filters, presence, receipts, typing, unread } = services;
+  const { accountData, filters, invitePermissions, presence, receipts, typing, unread } = services;
   return {
     filter: (userId, filter) => filters.resolve(userId, filter),
     accountData: (userId, from, to) => accountData.changes(userId, from, to),
     receipts: (roomId, userId, from, to) => receipts.contentFor(roomId, userId, from, to),
     typing: (roomId) => typing.in(roomId),
-    presence: async (from, to) => {
-      const now = Date.now();
-      return presence.changes(from, to).map(({ userId, state }) => ({
-        type: 'm.presence',
-        sender: userId,
-        content: presenceContent(state, now),
-      }));
-    },
+    presence: async (from, to) => presenceEvents(presence.changes(from, to)),
+    presenceOf: (userIds) => presenceEvents(presence.of(userIds)),
     presenceEnabled: presence.enabled,
     touchPresence: (userId, deviceId, state) => presence.sync(userId, deviceId, state),
     unread: (userId, roomId) => unread.counts(userId, roomId),
     ignoredUsers: (userId) => accountData.ignoredUsers(userId),
+    hidesInvite: (userId, sender) => invitePermissions.hides(userId, sender),
   } satisfies Partial<SyncSources>;
+}
+
+function presenceEvents(users: ReturnType<Presence['changes']>): PresenceEvent[] {
+  const now = Date.now();
+  return users.map(({ userId, state }) => ({
+    type: 'm.presence',
+    sender: userId,
+    content: presenceContent(state, now),
+  }));
 }
 
 function clientRoutes({ rooms, memberships }: Core, services: Services, scope: FastifyInstance): void {
