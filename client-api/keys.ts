@@ -9,7 +9,7 @@ import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
 import { mapOf } from './map-schema.ts';
-import { deviceListsSection } from './sync/people.ts';
+import { deviceListsSection, sharingChanges } from './sync/people.ts';
 import type { SyncSources } from './sync/sources.ts';
 import { parseSyncToken } from './sync/token.ts';
 
@@ -123,8 +123,9 @@ export function keysRoutes(app: FastifyInstance, { keys, deviceKeys, sources }: 
       const { userId } = requesterOf(request);
       const since = parseSyncToken(request.query.from);
       const to = parseSyncToken(request.query.to);
-      const rooms = (await sources.memberships.of(userId)).keys();
-      return (await deviceListsSection({ sources, userId, since }, to, rooms)) ?? { changed: [], left: [] };
+      const interval = { sources, userId, since };
+      const changes = await sharingChanges(interval, to, (await sources.memberships.of(userId)).values());
+      return (await deviceListsSection(interval, to, changes)) ?? { changed: [], left: [] };
     },
   );
 }

@@ -1,4 +1,4 @@
-import { type RoomEvent, splitStateKey } from '@trellis/protocol/event.ts';
+import { type RoomEvent, splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
@@ -65,7 +65,14 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
   const replaces = replacedBy(rooms, plan);
   const event = new StoredEvent(
     plan.event,
-    { nid, pos, status: plan.status, stateBefore: plan.stateBefore.id },
+    {
+      nid,
+      pos,
+      status: plan.status,
+      stateBefore: plan.stateBefore.id,
+      // What was known of the room from outside, or from an earlier stay, is nothing that readers have followed.
+      roomStateBefore: room.isResident ? room.state.id : undefined,
+    },
     { replaces, transaction: plan.transaction },
   );
   // Others' events may come after what relates to them.
@@ -161,6 +168,8 @@ function changeState(
   room.extremities = after.extremities;
   room.depth = Math.max(room.depth, event.depth);
   room.state = after.state;
+  const own = event.stateKey === undefined ? undefined : stateKeyOf(event.type, event.stateKey);
+  for (const key of after.changes.keys()) if (key !== own) room.lastStateJump = pos;
   const memberships: MembershipChange[] = [];
   for (const [key, ref] of after.changes) {
     const [type, userId] = splitStateKey(key);

@@ -12,11 +12,23 @@ export async function stateAfterEvent(rooms: Rooms, event: StoredEvent): Promise
   return before.overlaid(new Map([[stateKeyOf(event.type, event.stateKey), event]]));
 }
 
-/** The state of the room once everything at or before a position had happened. */
+/** The state of the room as it was known here once everything at or before a position had happened. */
 export async function stateAtPosition(rooms: Rooms, room: Room, pos: number): Promise<Snapshot> {
-  const newest = room.timeline.newest;
-  if (newest === undefined || newest.pos! <= pos) return room.state;
-  const [next] = await rooms.parts.events.timeline(room.nid, { after: pos, direction: 'forward', limit: 1 });
-  if (!next) return room.state;
-  return next.stateBefore === undefined ? Snapshot.empty : rooms.parts.snapshots.load(next.stateBefore);
+  const recent = room.timeline.firstAfter(pos);
+  const [older] =
+    pos >= room.timeline.from
+      ? []
+      : await rooms.parts.events.timeline(room.nid, { after: pos, direction: 'forward', limit: 1 });
+  const next = older ?? recent;
+  return next ? roomStateBefore(rooms, next) : room.state;
+}
+
+/**
+ * The state of the room as it was known here just before an event came. Not the state before the event itself, which
+ * may fork off an old one: that says nothing of what else the room held by then.
+ */
+export async function roomStateBefore(rooms: Rooms, event: StoredEvent): Promise<Snapshot> {
+  return event.roomStateBefore === undefined
+    ? Snapshot.empty
+    : rooms.parts.snapshots.load(event.roomStateBefore);
 }

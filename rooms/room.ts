@@ -35,6 +35,8 @@ export class Room {
   published: boolean;
   /** Position of the newest change of anybody's membership. */
   lastMembershipChange = 0;
+  /** Position of the newest event that changed other state than what it sets itself, by way of state resolution. */
+  lastStateJump: number;
   readonly timeline: TimelineTail;
   readonly #ourServer: string;
   readonly #members = new Map<string, Member>();
@@ -59,6 +61,8 @@ export class Room {
     this.published = row.published;
     this.state = state;
     this.timeline = timeline;
+    // What was before the room was read is not known any more.
+    this.lastStateJump = timeline.newest?.pos ?? timeline.from;
     this.#ourServer = ourServer;
     for (const [userId, member] of members) this.setMember(userId, member);
   }

@@ -74,7 +74,16 @@ export async function endOfLastStay(
 ): Promise<StoredEvent | undefined> {
   const member = room.member(userId);
   if (!member || member.membership === 'join') return undefined;
-  let event = await rooms.parts.events.get(member.eventId);
+  return endOfStayBefore(rooms, await rooms.parts.events.get(member.eventId), userId);
+}
+
+/** The event that ended the stay which came before a member event that is no join, or which that event ended. */
+export async function endOfStayBefore(
+  rooms: Rooms,
+  memberEventOfUser: StoredEvent | undefined,
+  userId: string,
+): Promise<StoredEvent | undefined> {
+  let event = memberEventOfUser;
   for (let steps = 0; event?.stateBefore !== undefined && steps < MAX_STEPS; steps++) {
     const previous = await memberEvent(rooms, event.stateBefore, userId);
     if (previous?.content.membership === 'join') return event;

@@ -159,6 +159,7 @@ async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Pr
     events.map((event) => event.backfilled),
     events.map((event) => STATUS_CODES[event.status]),
     events.map((event) => event.stateBefore ?? null),
+    events.map((event) => (event.roomStateBefore === event.stateBefore ? null : event.roomStateBefore)),
     events.map((event) => event.depth),
     events.map((event) => event.originServerTs),
     events.map((event) => event.sender),
@@ -179,7 +180,9 @@ async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Pr
     related.map((write) => column(write.relation!.relType)),
     related.map((write) => column(write.event.type)),
     related.map((write) => write.event.sender),
-    related.map((write) => (write.relation!.aggregationKey === null ? null : column(write.relation!.aggregationKey))),
+    related.map((write) =>
+      write.relation!.aggregationKey === null ? null : column(write.relation!.aggregationKey),
+    ),
   ]);
 }
 
@@ -187,23 +190,27 @@ async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Pr
 const INSERT_EVENTS = `
   WITH room AS (
     UPDATE rooms SET extremities = u.extremities::text[], state = u.state, depth = u.depth
-    FROM unnest($17::bigint[], $18::text[], $19::bigint[], $20::bigint[]) AS u(nid, extremities, state, depth)
+    FROM unnest($18::bigint[], $19::text[], $20::bigint[], $21::bigint[]) AS u(nid, extremities, state, depth)
     WHERE rooms.nid = u.nid
   ), relation AS (
     INSERT INTO relations (room, target, event_id, pos, rel_type, type, sender, aggregation_key)
-    SELECT * FROM unnest($21::bigint[], $22::text[], $23::text[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[])
+    SELECT * FROM unnest($22::bigint[], $23::text[], $24::text[], $25::bigint[], $26::text[], $27::text[], $28::text[], $29::text[])
     ON CONFLICT DO NOTHING
   )
-  INSERT INTO events (nid, event_id, room, pos, backfilled, status, state_before, depth, origin_server_ts, sender, type,
-                      state_key, replaces, txn_device, txn_id, json)
+  INSERT INTO events (nid, event_id, room, pos, backfilled, status, state_before, room_state_before, depth, origin_server_ts,
+                      sender, type, state_key, replaces, txn_device, txn_id, json)
   SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::smallint[], $7::bigint[],
-                       $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
-                       $15::text[], $16::text[])
+                       $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+                       $16::text[], $17::text[])
   ON CONFLICT (event_id) DO UPDATE SET pos = EXCLUDED.pos, backfilled = EXCLUDED.backfilled, status = EXCLUDED.status,
-    state_before = EXCLUDED.state_before, replaces = EXCLUDED.replaces
+    state_before = EXCLUDED.state_before, room_state_before = EXCLUDED.room_state_before, replaces = EXCLUDED.replaces
   WHERE events.pos IS NULL AND EXCLUDED.pos IS NOT NULL`;
 
-async function insertState(tx: Queryable, writes: readonly EventWrite[], snapshots: SnapshotRows): Promise<void> {
+async function insertState(
+  tx: Queryable,
+  writes: readonly EventWrite[],
+  snapshots: SnapshotRows,
+): Promise<void> {
   if (snapshots.ids.length > 0)
     await tx.query(
       {
@@ -215,7 +222,10 @@ async function insertState(tx: Queryable, writes: readonly EventWrite[], snapsho
       },
       [snapshots.ids, snapshots.rooms, snapshots.bases, snapshots.keys, snapshots.events],
     );
-  await upsertMemberships(tx, writes.flatMap((write) => write.memberships.map((row) => ({ ...row, roomNid: write.roomNid }))));
+  await upsertMemberships(
+    tx,
+    writes.flatMap((write) => write.memberships.map((row) => ({ ...row, roomNid: write.roomNid }))),
+  );
   const gaps = writes.flatMap((write) => (write.missing ?? []).map((missing) => ({ write, missing })));
   if (gaps.length > 0)
     await tx.query(

@@ -17,6 +17,7 @@ interface EventRow {
   backfilled: boolean;
   status: number;
   state_before: number | null;
+  room_state_before: number | null;
   replaces: string | null;
   replaced_json: string | null;
   redacted_by: string | null;
@@ -25,8 +26,8 @@ interface EventRow {
   json: string;
 }
 
-const COLUMNS = `e.nid, e.event_id, r.room_id, r.version, e.pos, e.backfilled, e.status, e.state_before, e.replaces,
-  e.redacted_by, e.txn_device, e.txn_id, e.json, p.json AS replaced_json`;
+const COLUMNS = `e.nid, e.event_id, r.room_id, r.version, e.pos, e.backfilled, e.status, e.state_before,
+  e.room_state_before, e.replaces, e.redacted_by, e.txn_device, e.txn_id, e.json, p.json AS replaced_json`;
 const FROM = 'events e JOIN rooms r ON r.nid = e.room LEFT JOIN events p ON p.event_id = e.replaces';
 
 /** Which part of a room's order to read. Positions are exclusive at `after` and `before`. */
@@ -185,6 +186,7 @@ function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEven
       pos: row.pos ?? undefined,
       status: STATUSES[row.status]!,
       stateBefore: row.state_before ?? undefined,
+      roomStateBefore: row.room_state_before ?? undefined,
       backfilled: row.backfilled,
     },
     {

@@ -10,6 +10,8 @@ export interface EventPlace {
   readonly status: EventStatus;
   /** Id of the state snapshot before the event; `undefined` for outliers. */
   readonly stateBefore: number | undefined;
+  /** Id of the snapshot of the room's state before the event came, where it is another than `stateBefore`. */
+  readonly roomStateBefore?: number | undefined;
   readonly backfilled?: boolean;
 }
 
@@ -41,7 +43,10 @@ export class StoredEvent implements RoomEvent {
   readonly nid: number;
   readonly pos: number | undefined;
   readonly status: EventStatus;
+  /** The state before the event by its own place in the graph. */
   readonly stateBefore: number | undefined;
+  /** The state of the room as it was known here when the event came. */
+  readonly roomStateBefore: number | undefined;
   readonly backfilled: boolean;
   readonly replaces: ReplacedState | undefined;
   readonly transaction: EventTransaction | undefined;
@@ -56,7 +61,12 @@ export class StoredEvent implements RoomEvent {
   constructor(
     event: RoomEvent,
     place: EventPlace,
-    more: { json?: string; replaces?: ReplacedState; transaction?: EventTransaction; redactedBy?: StoredEvent } = {},
+    more: {
+      json?: string;
+      replaces?: ReplacedState;
+      transaction?: EventTransaction;
+      redactedBy?: StoredEvent;
+    } = {},
   ) {
     this.version = event.version;
     this.eventId = event.eventId;
@@ -72,6 +82,7 @@ export class StoredEvent implements RoomEvent {
     this.pos = place.pos;
     this.status = place.status;
     this.stateBefore = place.stateBefore;
+    this.roomStateBefore = place.roomStateBefore ?? place.stateBefore;
     this.backfilled = place.backfilled ?? false;
     this.replaces = more.replaces;
     this.transaction = more.transaction;

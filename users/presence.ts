@@ -136,8 +136,17 @@ export class Presence {
       return found;
     }
     for (const [userId, { state, pos }] of this.#known.entries())
-      if (from === undefined ? state.presence !== 'offline' || state.statusMsg !== null : pos > from)
-        found.push({ userId, state });
+      if (from === undefined ? isTelling(state) : pos > from) found.push({ userId, state });
+    return found;
+  }
+
+  /** Those of the users of whom there is something to tell. */
+  of(userIds: Iterable<string>): Array<{ userId: string; state: PresenceState }> {
+    const found: Array<{ userId: string; state: PresenceState }> = [];
+    for (const userId of userIds) {
+      const state = this.#known.get(userId)?.state;
+      if (state && isTelling(state)) found.push({ userId, state });
+    }
     return found;
   }
 
@@ -230,6 +239,11 @@ export class Presence {
       for (const old of this.#log.splice(0, this.#log.length - MAX_LOG / 2)) this.#logFrom = old.pos;
     this.#stream.complete(pos, changes);
   }
+}
+
+/** Who was never heard of is offline. */
+function isTelling({ presence, statusMsg }: PresenceState): boolean {
+  return presence !== 'offline' || statusMsg !== null;
 }
 
 /** While a user is currently active, when they were last is not told each time (spec: "Last active ago"). */

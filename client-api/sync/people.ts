@@ -1,10 +1,17 @@
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
+import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
 import type { SyncSources } from './sources.ts';
 import type { SyncRequest } from './sync.ts';
 
-interface DeviceListsRequest extends Pick<SyncRequest, 'userId' | 'since'> {
+interface PeopleRequest extends Pick<SyncRequest, 'userId' | 'since'> {
   readonly sources: Pick<SyncSources, 'rooms' | 'memberships' | 'deviceListChanges'>;
+}
+
+/** Who began and who ceased to share a room with the user, seen by one room each. */
+export interface SharingChanges {
+  readonly joined: ReadonlySet<string>;
+  readonly gone: ReadonlySet<string>;
 }
 
 /**
@@ -12,39 +19,35 @@ interface DeviceListsRequest extends Pick<SyncRequest, 'userId' | 'since'> {
  * for a user"): by changes of devices, and by who has begun or ceased to share an encrypted room with the user.
  */
 export async function deviceListsSection(
-  { sources, userId, since }: DeviceListsRequest,
+  { sources, userId, since }: PeopleRequest,
   to: Positions,
-  roomsWithNews: Iterable<string>,
+  { joined, gone }: SharingChanges,
 ): Promise<{ changed: string[]; left: string[] } | undefined> {
   if (since === undefined) return undefined;
-  const changed = new Set<string>();
-  const { joined, gone } = await membershipChanges(sources, userId, since, to, roomsWithNews);
+  const changed = new Set(joined);
   if (to.deviceLists > since.deviceLists)
     for (const other of await sources.deviceListChanges(since.deviceLists, to.deviceLists, userId))
-      joined.add(other);
-  if (joined.size === 0 && gone.size === 0) return undefined;
+      changed.add(other);
+  if (changed.size === 0 && gone.size === 0) return undefined;
   const sharesRoom = await sharing(sources, userId);
-  for (const other of joined) if (sharesRoom(other)) changed.add(other);
+  const still = [...changed].filter(sharesRoom);
   const left = [...gone].filter((other) => !sharesRoom(other));
-  if (changed.size === 0 && left.length === 0) return undefined;
-  return { changed: [...changed], left };
+  if (still.length === 0 && left.length === 0) return undefined;
+  return { changed: still, left };
 }
 
 /** Users who joined or left rooms of the user, and all members of rooms that the user joined or left themself. */
-async function membershipChanges(
-  sources: DeviceListsRequest['sources'],
-  userId: string,
-  since: Positions,
+export async function sharingChanges(
+  { sources, userId, since }: PeopleRequest,
   to: Positions,
-  roomsWithNews: Iterable<string>,
-): Promise<{ joined: Set<string>; gone: Set<string> }> {
+  roomsWithNews: Iterable<UserMembership>,
+): Promise<SharingChanges> {
   const joined = new Set<string>();
   const gone = new Set<string>();
-  const memberships = await sources.memberships.of(userId);
-  for (const roomId of roomsWithNews) {
-    const own = memberships.get(roomId);
-    const room = await sources.rooms.get(roomId);
-    if (!own || !room || room.lastMembershipChange <= since.events) continue;
+  if (since === undefined) return { joined, gone };
+  for (const own of roomsWithNews) {
+    const room = await sources.rooms.get(own.roomId);
+    if (!room || room.lastMembershipChange <= since.events) continue;
     const ownChanged = own.pos > since.events && own.pos <= to.events;
     if (own.membership !== 'join' && !ownChanged) continue;
     // The user's other devices learn that those in a room which is new to them will track theirs.
@@ -69,12 +72,19 @@ async function sharing(
   return (other) => other === userId || rooms.some((room) => room?.isJoined(other));
 }
 
+/** Changed presence, and that of those who began to share a room with the user: it may be old, but is news to them. */
 export async function presenceEvents(
   { sources, userId, since, filter }: SyncRequest,
   to: Positions,
+  newcomers: ReadonlySet<string>,
 ): Promise<object[]> {
-  if (!sources.presenceEnabled || (since !== undefined && since.presence === to.presence)) return [];
-  const changes = await sources.presence(since?.presence, to.presence);
+  if (!sources.presenceEnabled) return [];
+  const isChanged = since === undefined || since.presence !== to.presence;
+  const changes = isChanged ? await sources.presence(since?.presence, to.presence) : [];
+  if (newcomers.size > 0) {
+    const told = new Set(changes.map(({ sender }) => sender));
+    changes.push(...sources.presenceOf(newcomers).filter(({ sender }) => !told.has(sender)));
+  }
   if (changes.length === 0) return [];
   const sharesRoom = await sharing(sources, userId);
   const wanted = filter.presence;

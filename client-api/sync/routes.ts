@@ -1,8 +1,8 @@
 import { Buffer } from 'node:buffer';
-import type { FastifyInstance } from 'fastify';
-import { Type } from 'typebox';
 import { invalidParam } from '@trellis/protocol/errors.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import type { FastifyInstance } from 'fastify';
+import { Type } from 'typebox';
 import { requesterOf } from '../authentication.ts';
 import { LazyMembers } from './lazy-members.ts';
 import type { SyncSources } from './sources.ts';
@@ -15,7 +15,10 @@ const MAX_TIMEOUT = 5 * 60_000;
 export interface SyncDeps {
   readonly sources: SyncSources;
   /** Aggregations of relations for events, as JSON text by event id. */
-  readonly relations: (events: readonly StoredEvent[], userId: string) => Promise<ReadonlyMap<string, string>>;
+  readonly relations: (
+    events: readonly StoredEvent[],
+    userId: string,
+  ) => Promise<ReadonlyMap<string, string>>;
 }
 
 const querystring = Type.Object({
@@ -74,10 +77,16 @@ async function poll(request: SyncRequest, timeoutMs: number, signal: AbortSignal
   // Begin to follow the user before looking, so that nothing falls in between.
   notifier.feed(request.userId);
   for (let since = request.since; ; ) {
-    const to = notifier.positions();
-    const answer = await answerSync({ ...request, since }, to);
+    const { to, ...answer } = await answerSync({ ...request, since });
     const left = deadline - Date.now();
-    if (!answer.empty || request.since === undefined || request.fullState || left <= 0 || signal.aborted || notifier.closing)
+    if (
+      !answer.empty ||
+      request.since === undefined ||
+      request.fullState ||
+      left <= 0 ||
+      signal.aborted ||
+      notifier.closing
+    )
       return answer.json;
     await notifier.wait(request.userId, to, left, signal);
     since = to;
@@ -87,7 +96,8 @@ async function poll(request: SyncRequest, timeoutMs: number, signal: AbortSignal
 function timeoutOf(text: string | undefined): number {
   if (text === undefined) return 0;
   const timeout = Number(text);
-  if (!Number.isSafeInteger(timeout) || timeout < 0) throw invalidParam('timeout is not a number of milliseconds');
+  if (!Number.isSafeInteger(timeout) || timeout < 0)
+    throw invalidParam('timeout is not a number of milliseconds');
   return Math.min(timeout, MAX_TIMEOUT);
 }
 

@@ -4,9 +4,15 @@ import type { Rooms } from '@trellis/rooms/rooms.ts';
 /** Members who help to name a room without a name. */
 const HEROES = 5;
 
+export interface RoomSummary {
+  'm.joined_member_count': number;
+  'm.invited_member_count': number;
+  'm.heroes'?: string[];
+}
+
 /** A room's `summary` (spec: `/sync`, RoomSummary). Heroes only where the room has neither name nor alias. */
-export async function roomSummary(rooms: Rooms, room: Room, userId: string): Promise<Record<string, unknown>> {
-  const summary: Record<string, unknown> = {
+export async function roomSummary(rooms: Rooms, room: Room, userId: string): Promise<RoomSummary> {
+  const summary: RoomSummary = {
     'm.joined_member_count': room.count('join'),
     'm.invited_member_count': room.count('invite'),
   };

@@ -11,52 +11,87 @@ export interface Timeline {
   readonly events: StoredEvent[];
   /** There are more events between the start of the interval and the first of these. */
   readonly limited: boolean;
+  /** State events of the interval may be missing here: by the limit, the filter, or since the user may not see them. */
+  readonly omitsState: boolean;
   /** Everything in the interval, filtered out or not, is at or after this position; where paging back goes on. */
   readonly start: number;
+}
+
+export interface TimelineRange {
+  readonly after: number;
+  readonly upTo: number;
+  /** The user's own leave, which they see whatever the room's history visibility says. */
+  readonly always?: StoredEvent;
 }
 
 /** Timeline events asked for when the filter does not say, and at the most. */
 const DEFAULT_LIMIT = 10;
 const MAX_LIMIT = 100;
-/** Pages of events looked through for a filter that lets few pass. */
+/** Pages of events looked through for a filter that lets few pass, and their size at the least. */
 const MAX_PAGES = 5;
+const PAGE_FOR_FILTER = 25;
 
-/** The newest events of a room in (after, upTo] that the user may see and the filter lets pass. */
-export async function readTimeline(
-  view: SyncView,
-  room: Room,
-  after: number,
-  upTo: number,
-): Promise<Timeline> {
+/** The newest events of a room in a range that the user may see and the filter lets pass. */
+export async function readTimeline(view: SyncView, room: Room, range: TimelineRange): Promise<Timeline> {
   const { rooms } = view.sources;
+  const { after, upTo } = range;
   const filter: EventFilter | undefined = view.filter.room?.timeline;
   const limit = Math.min(filter?.limit ?? DEFAULT_LIMIT, MAX_LIMIT);
+  const selective = filter !== undefined && Object.keys(filter).some((name) => name !== 'limit');
+  const size = Math.max(limit, selective ? PAGE_FOR_FILTER : 1);
+  const all: StoredEvent[] = [];
   let events: StoredEvent[] = [];
   let before = upTo;
-  for (let page = 0; page < MAX_PAGES; page++) {
-    const size = Math.max(limit, 1);
+  for (let page = 1; ; page++) {
     const { events: found, limited, atGap } = await pageOf(rooms, room, after, before, size);
-    const visible = await visibleEvents(rooms, room, view.userId, found);
-    const passed = visible.filter(
-      (event) =>
-        (!filter || matchesEventFilter(filter, event)) &&
-        (event.stateKey !== undefined || !view.ignored.has(event.sender)),
-    );
+    all.push(...found);
+    const visible = await visibleTo(view, room, found, range.always);
+    const passed = visible.filter((event) => isWanted(view, filter, event));
     events = [...passed, ...events];
     const first = found[0];
-    const enough = events.length >= limit;
+    before = first ? first.pos! - 1 : after;
     // Whoever may not see the older half of a page may not see what is older still: the client need not page back.
-    const done = !limited || first === undefined || visible.length === 0;
+    const hidden = visible.length === 0;
+    if (events.length > limit) return cutTo(limit, events, upTo);
     // What is missing between is for the client to page back to, and for us to fetch then.
-    if (enough || done || atGap) {
-      const cut = events.length > limit;
-      if (cut) events = limit === 0 ? [] : events.slice(-limit);
-      const start = cut && events[0] ? events[0].pos! - 1 : (first?.pos ?? after + 1) - 1;
-      return { events, limited: cut || (limited && !(done && !enough && visible.length === 0)), start: limit === 0 ? upTo : start };
-    }
-    before = first!.pos! - 1;
+    if (limited && !hidden && !atGap && events.length < limit && page < MAX_PAGES) continue;
+    return {
+      events,
+      limited: limited && !hidden,
+      omitsState: limited || omitsState(all, events),
+      start: Number.isFinite(before) ? before : upTo,
+    };
   }
-  return { events, limited: true, start: before };
+}
+
+/** The newest `limit` of the events found. */
+function cutTo(limit: number, events: StoredEvent[], upTo: number): Timeline {
+  const shown = limit === 0 ? [] : events.slice(-limit);
+  const start = shown[0] ? shown[0].pos! - 1 : upTo;
+  return { events: shown, limited: true, omitsState: true, start };
+}
+
+function omitsState(found: readonly StoredEvent[], shown: readonly StoredEvent[]): boolean {
+  if (found.length === shown.length) return false;
+  const visible = new Set(shown);
+  return found.some((event) => event.stateKey !== undefined && !visible.has(event));
+}
+
+async function visibleTo(
+  { sources, userId }: SyncView,
+  room: Room,
+  events: readonly StoredEvent[],
+  always: StoredEvent | undefined,
+): Promise<StoredEvent[]> {
+  const visible = await visibleEvents(sources.rooms, room, userId, events);
+  if (!always || visible.some(({ eventId }) => eventId === always.eventId)) return visible;
+  const seen = new Set(visible);
+  return events.filter((event) => seen.has(event) || event.eventId === always.eventId);
+}
+
+function isWanted({ ignored }: SyncView, filter: EventFilter | undefined, event: StoredEvent): boolean {
+  if (filter && !matchesEventFilter(filter, event)) return false;
+  return event.stateKey !== undefined || !ignored.has(event.sender);
 }
 
 /**

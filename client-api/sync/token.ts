@@ -11,7 +11,8 @@ export function syncToken(positions: Positions): string {
 /** @throws M_INVALID_PARAM when the text is no token of ours */
 export function parseSyncToken(text: string): Positions {
   const parts = /^s(\d+(?:_\d+)*)$/.exec(text)?.[1]?.split('_').map(Number);
-  if (parts?.length !== ORDER.length || !parts.every(Number.isSafeInteger)) throw invalidParam('Unknown sync token');
+  if (parts?.length !== ORDER.length || !parts.every(Number.isSafeInteger))
+    throw invalidParam('Unknown sync token');
   return Object.fromEntries(ORDER.map((stream, i) => [stream, parts[i]!])) as unknown as Positions;
 }
 
