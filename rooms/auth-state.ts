@@ -1,4 +1,3 @@
-
 import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -22,7 +21,11 @@ export class LoadedState {
 }
 
 /** Loads the state events of those keys, as far as the state has them. */
-export async function loadState(rooms: Rooms, state: Snapshot, keys: readonly string[]): Promise<LoadedState> {
+export async function loadState(
+  rooms: Rooms,
+  state: Snapshot,
+  keys: readonly string[],
+): Promise<LoadedState> {
   const wanted = new Map<string, string>();
   for (const key of keys) {
     const ref = state.getKey(key);
@@ -49,4 +52,3 @@ export function loadAuthState(
     pairs.map(([type, stateKey]) => stateKeyOf(type, stateKey)),
   );
 }
-

@@ -1,5 +1,5 @@
-import { LRUCache } from 'lru-cache';
 import type { Queryable } from '@trellis/storage/database.ts';
+import { LRUCache } from 'lru-cache';
 import type { EventChange, Rooms } from './rooms.ts';
 
 /** A user's membership in one room. */
@@ -68,7 +68,8 @@ export class Memberships {
     const users = new Set([userId]);
     for (const roomId of await this.joined(userId)) {
       const room = await this.#rooms.get(roomId);
-      for (const [member, { membership }] of room?.members() ?? []) if (membership === 'join') users.add(member);
+      for (const [member, { membership }] of room?.members() ?? [])
+        if (membership === 'join') users.add(member);
     }
     return users;
   }
@@ -122,7 +123,15 @@ export class Memberships {
       const member = this.#rooms.peek(roomId)?.member(userId);
       if (after === undefined) rooms.delete(roomId);
       else if (member) rooms.set(roomId, { roomId, ...member, forgotten: false });
-      else rooms.set(roomId, { roomId, membership: after, eventId: event.eventId, sender: event.sender, pos, forgotten: false });
+      else
+        rooms.set(roomId, {
+          roomId,
+          membership: after,
+          eventId: event.eventId,
+          sender: event.sender,
+          pos,
+          forgotten: false,
+        });
     }
   }
 

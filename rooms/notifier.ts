@@ -1,5 +1,5 @@
-import { LRUCache } from 'lru-cache';
 import type { Stream, Streams } from '@trellis/storage/streams.ts';
+import { LRUCache } from 'lru-cache';
 import type { EventChange, Rooms } from './rooms.ts';
 
 /** Where a reader of all streams stands. What a sync token says. */
@@ -102,15 +102,20 @@ export class Notifier {
       for (const { userId, after } of change.memberships)
         if (after !== 'join' || change.outOfBand) this.#add(userId, entry);
     });
-    streams.accountData.subscribe((pos, { userId, roomId }) => this.#add(userId, { stream: 'accountData', pos, roomId }));
-    streams.toDevice.subscribe((pos, { userId }) => this.#add(userId, { stream: 'toDevice', pos, roomId: null }));
+    streams.accountData.subscribe((pos, { userId, roomId }) =>
+      this.#add(userId, { stream: 'accountData', pos, roomId }),
+    );
+    streams.toDevice.subscribe((pos, { userId }) =>
+      this.#add(userId, { stream: 'toDevice', pos, roomId: null }),
+    );
     streams.receipts.subscribe((pos, { roomId, userId, type }) => {
       const entry: FeedEntry = { stream: 'receipts', pos, roomId };
       if (type === 'm.read.private') this.#add(userId, entry);
       else for (const member of rooms.peek(roomId)?.joinedHere ?? []) this.#add(member, entry);
     });
     streams.typing.subscribe((pos, { roomId }) => {
-      for (const member of rooms.peek(roomId)?.joinedHere ?? []) this.#add(member, { stream: 'typing', pos, roomId });
+      for (const member of rooms.peek(roomId)?.joinedHere ?? [])
+        this.#add(member, { stream: 'typing', pos, roomId });
     });
     const wakeSharers = ({ userId }: { userId: string }) => {
       shared.localUsersSharingRoomWith(userId).then(
@@ -157,7 +162,8 @@ export class Notifier {
     const feed = this.feed(userId);
     // Who is concerned by these is found out only while others wait, so whoever comes later looks for themselves.
     const unseen =
-      positions.deviceLists < this.#streams.deviceLists.current || positions.presence < this.#streams.presence.current;
+      positions.deviceLists < this.#streams.deviceLists.current ||
+      positions.presence < this.#streams.presence.current;
     if (unseen || feed.hasNews(positions) || timeoutMs <= 0 || signal.aborted || this.closing) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, timeoutMs);

@@ -1,6 +1,6 @@
-import type { Queryable } from '@trellis/storage/database.ts';
 import { mayApplyRedaction } from '@trellis/protocol/auth-rules/index.ts';
 import { redact } from '@trellis/protocol/redaction.ts';
+import type { Queryable } from '@trellis/storage/database.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { loadAuthState } from './auth-state.ts';

@@ -1,5 +1,5 @@
-import { LRUCache } from 'lru-cache';
 import type { Queryable } from '@trellis/storage/database.ts';
+import { LRUCache } from 'lru-cache';
 
 /** Transactions of a device that are remembered, newest first. */
 const PER_DEVICE = 500;
@@ -66,7 +66,8 @@ export class Transactions {
       [userId, deviceId, Date.now() - MAX_AGE, PER_DEVICE],
     );
     const sent: Sent = new LRUCache({ max: PER_DEVICE });
-    for (const row of rows.reverse()) sent.set(`${row.roomId} ${row.type} ${row.txnId}`, Promise.resolve(row.eventId));
+    for (const row of rows.reverse())
+      sent.set(`${row.roomId} ${row.type} ${row.txnId}`, Promise.resolve(row.eventId));
     return sent;
   }
 }

@@ -8,7 +8,10 @@ export type Row = Record<string, unknown>;
 /** Something that runs SQL: the pool, or one connection inside a transaction. */
 export interface Queryable {
   /** Runs one statement. Statements with a `name` are prepared once a connection. */
-  query<R extends object = Row>(sql: string | { name: string; text: string }, params?: unknown[]): Promise<R[]>;
+  query<R extends object = Row>(
+    sql: string | { name: string; text: string },
+    params?: unknown[],
+  ): Promise<R[]>;
 }
 
 /** PostgreSQL through a bounded pool. SQL is written by hand beside the table it belongs to. */

@@ -27,7 +27,8 @@ export class IdAllocator {
   next(): number {
     if (this.#next === this.#end) {
       const block = this.#spare.shift();
-      if (block === undefined) throw new Error('out of ids: the database did not hand out a new block in time');
+      if (block === undefined)
+        throw new Error('out of ids: the database did not hand out a new block in time');
       this.#next = block;
       this.#end = block + BLOCK;
     }

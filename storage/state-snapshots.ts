@@ -1,5 +1,5 @@
-import { LRUCache } from 'lru-cache';
 import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
+import { LRUCache } from 'lru-cache';
 import type { Queryable } from './database.ts';
 import type { IdAllocator } from './id-allocator.ts';
 
@@ -154,7 +154,13 @@ export class StateSnapshots {
     if (id === 0) return Snapshot.empty;
     const cached = this.#layers.get(id);
     if (cached) return new Snapshot(cached);
-    const rows = await this.#db.query<{ id: number; room: number; base: number | null; keys: string[]; events: string[] }>(
+    const rows = await this.#db.query<{
+      id: number;
+      room: number;
+      base: number | null;
+      keys: string[];
+      events: string[];
+    }>(
       {
         name: 'state-chain',
         text: `WITH RECURSIVE chain AS (
@@ -191,14 +197,17 @@ export class StateSnapshots {
   async rowsFor(snapshots: Iterable<Snapshot>): Promise<SnapshotRows> {
     const unstored = new Set<Layer>();
     for (const { top } of snapshots)
-      for (let layer = top; layer && !layer.stored && !unstored.has(layer); layer = layer.base) unstored.add(layer);
+      for (let layer = top; layer && !layer.stored && !unstored.has(layer); layer = layer.base)
+        unstored.add(layer);
     const layers = [...unstored];
     await this.#intern(new Set(layers.flatMap((layer) => [...layer.entries.keys()])));
     return {
       ids: layers.map((layer) => layer.id),
       rooms: layers.map((layer) => layer.roomNid),
       bases: layers.map((layer) => layer.base?.id ?? null),
-      keys: layers.map((layer) => `{${[...layer.entries.keys()].map((key) => this.#internNow.get(key)).join(',')}}`),
+      keys: layers.map(
+        (layer) => `{${[...layer.entries.keys()].map((key) => this.#internNow.get(key)).join(',')}}`,
+      ),
       events: layers.map((layer) => `{${[...layer.entries.values()].map((ref) => ref?.nid ?? 0).join(',')}}`),
       committed: () => {
         for (const layer of layers) layer.stored = true;
@@ -253,7 +262,10 @@ export class StateSnapshots {
 
   async #eventsOf(nids: Set<number>): Promise<Map<number, EventRef>> {
     const rows = await this.#db.query<{ nid: number; eventId: string }>(
-      { name: 'state-events-of', text: 'SELECT nid, event_id AS "eventId" FROM events WHERE nid = ANY($1::bigint[])' },
+      {
+        name: 'state-events-of',
+        text: 'SELECT nid, event_id AS "eventId" FROM events WHERE nid = ANY($1::bigint[])',
+      },
       [[...nids]],
     );
     return new Map(rows.map((row) => [row.nid, row]));
