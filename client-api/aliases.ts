@@ -8,11 +8,18 @@ import { type Requester, requesterOf } from './authentication.ts';
 import { removeFromCanonicalAlias } from './canonical-alias.ts';
 import { type RoomAccess, viewRoom } from './room-access.ts';
 
+/** What application services have of the aliases. Implemented by `appservices/`. */
+export interface AliasNamespaces {
+  /** Id of the application service that has the alias in an exclusive namespace. */
+  exclusiveAliasOwner(alias: string): string | undefined;
+  /** Whether the alias is in any namespace of the application service. */
+  mayHaveAlias(appserviceId: string, alias: string): boolean;
+}
+
 export interface AliasDeps {
   readonly access: RoomAccess;
   readonly aliases: Aliases;
-  /** Id of the application service that has the alias in an exclusive namespace. */
-  readonly exclusiveOwner: (alias: string) => string | undefined;
+  readonly namespaces: AliasNamespaces;
 }
 
 const body = Type.Object({ room_id: Type.String() });
@@ -55,6 +62,8 @@ export function aliasRoutes(app: FastifyInstance, deps: AliasDeps): void {
     const mayDelete =
       alias.creator === requester.userId ||
       requester.isAdmin ||
+      // It has full control over what is in its namespaces: that much has been found out above.
+      requester.appserviceId !== undefined ||
       (room && (await mayListRoom(rooms, room, requester.userId)));
     if (!mayDelete) throw forbidden('You may not take that alias away');
     await aliases.remove(roomAlias);
@@ -73,12 +82,23 @@ export function aliasRoutes(app: FastifyInstance, deps: AliasDeps): void {
 }
 
 /** @throws M_INVALID_PARAM for what is no alias of this server, M_EXCLUSIVE for one of an application service */
-function requireOwn({ access, exclusiveOwner }: AliasDeps, alias: string, { appserviceId }: Requester): void {
+function requireOwn({ access, namespaces }: AliasDeps, alias: string, requester: Requester): void {
   const parsed = parseRoomAlias(alias);
   if (!parsed) throw invalidParam('That is no valid room alias');
   if (parsed.serverName !== access.rooms.parts.serverName)
     throw invalidParam('That alias belongs to another server');
-  const owner = exclusiveOwner(alias);
+  requireOwnNamespace(namespaces, alias, requester);
+}
+
+/** @throws M_EXCLUSIVE for an alias of an application service, and for one that the application service has no claim to */
+export function requireOwnNamespace(
+  namespaces: AliasNamespaces,
+  alias: string,
+  { appserviceId }: Requester,
+): void {
+  const owner = namespaces.exclusiveAliasOwner(alias);
   if (owner !== undefined && owner !== appserviceId)
     throw new MatrixError(400, 'M_EXCLUSIVE', 'That alias is reserved by an application service');
+  if (appserviceId !== undefined && !namespaces.mayHaveAlias(appserviceId, alias))
+    throw new MatrixError(400, 'M_EXCLUSIVE', 'That alias is in no namespace of the application service');
 }

@@ -1,6 +1,7 @@
 import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
+import { type AliasNamespaces, requireOwnNamespace } from './aliases.ts';
 import { requesterOf, requireActive } from './authentication.ts';
 
 const object = Type.Record(Type.String(), Type.Any());
@@ -26,13 +27,20 @@ const body = Type.Object({
 });
 
 /** `POST /createRoom` (spec: "Room creation"). */
-export function createRoomRoutes(app: FastifyInstance, parts: CreateRoomParts): void {
+export function createRoomRoutes(
+  app: FastifyInstance,
+  parts: CreateRoomParts,
+  namespaces: AliasNamespaces,
+): void {
   app.post<{ Body: CreateRoomRequest | undefined }>(
     '/_matrix/client/v3/createRoom',
     { schema: { body }, config: { rateLimit: 'room_creation' } },
     async (request) => {
-      const { userId } = requireActive(requesterOf(request));
-      return { room_id: await createRoom(parts, userId, request.body ?? {}) };
+      const requester = requireActive(requesterOf(request));
+      const { room_alias_name: name } = request.body ?? {};
+      if (name !== undefined)
+        requireOwnNamespace(namespaces, `#${name}:${parts.rooms.parts.serverName}`, requester);
+      return { room_id: await createRoom(parts, requester.userId, request.body ?? {}) };
     },
   );
 }

@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { SigningKey } from '@trellis/protocol/signing.ts';
 import { Accounts } from '@trellis/users/accounts.ts';
 import { Passwords } from '@trellis/users/passwords.ts';
+import { registrationsOf } from './compose/appservices.ts';
 import { passwordConfig } from './compose/password-config.ts';
 import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
     args: '',
     says: 'reads the configuration and shows what is in force',
     async run({ config }) {
+      registrationsOf(config);
       const { shared_secret, ...registration } = config.registration;
       print(
         JSON.stringify(

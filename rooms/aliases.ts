@@ -20,6 +20,7 @@ export class Aliases {
   readonly #rooms: Rooms;
   readonly #remote: RemoteAliases;
   #missing: MissingAlias = async () => false;
+  readonly #changed: Array<(roomId: string) => void> = [];
 
   constructor(db: Database, rooms: Rooms, remote: RemoteAliases) {
     this.#db = db;
@@ -30,6 +31,11 @@ export class Aliases {
   /** Called before a local alias is said to lead nowhere. */
   onMissing(ask: MissingAlias): void {
     this.#missing = ask;
+  }
+
+  /** Called when a room has got or lost a local alias. */
+  onChanged(listener: (roomId: string) => void): void {
+    this.#changed.push(listener);
   }
 
   /** The full alias for a local part, when it is well-formed and free: M_INVALID_PARAM, M_ROOM_IN_USE. */
@@ -68,6 +74,7 @@ export class Aliases {
       [alias, roomId, creator, servers],
     );
     if (rows.length === 0) throw new MatrixError(409, 'M_UNKNOWN', `The alias ${alias} is taken`);
+    this.#announce(roomId);
   }
 
   async creator(alias: string): Promise<{ roomId: string; creator: string } | undefined> {
@@ -79,12 +86,15 @@ export class Aliases {
   }
 
   async remove(alias: string): Promise<void> {
-    await this.#db.query('DELETE FROM room_aliases WHERE alias = $1', [alias]);
+    const sql = 'DELETE FROM room_aliases WHERE alias = $1 RETURNING room_id AS "roomId"';
+    for (const { roomId } of await this.#db.query<{ roomId: string }>(sql, [alias])) this.#announce(roomId);
   }
 
   /** Moves all local aliases of a room to the one that replaces it. */
   async move(fromRoomId: string, toRoomId: string): Promise<void> {
     await this.#db.query('UPDATE room_aliases SET room_id = $2 WHERE room_id = $1', [fromRoomId, toRoomId]);
+    this.#announce(fromRoomId);
+    this.#announce(toRoomId);
   }
 
   async ofRoom(roomId: string): Promise<string[]> {
@@ -100,6 +110,10 @@ export class Aliases {
     const room = await this.#rooms.require(roomId);
     await this.#db.query('UPDATE rooms SET published = $2 WHERE nid = $1', [room.nid, published]);
     room.published = published;
+  }
+
+  #announce(roomId: string): void {
+    for (const listener of this.#changed) listener(roomId);
   }
 
   async #local(alias: string): Promise<AliasTarget | undefined> {

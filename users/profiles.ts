@@ -46,6 +46,7 @@ export class Profiles {
   readonly #cache: ReadThroughCache<Profile>;
   readonly #remote: ReadThroughCache<Profile>;
   readonly #listeners: Array<ProfilePropagation['profileChanged']> = [];
+  #missing: (userId: string) => Promise<boolean> = async () => false;
 
   constructor({ db, accounts, remote }: ProfilesDeps) {
     this.#db = db;
@@ -64,6 +65,16 @@ export class Profiles {
   /** Called after the name or the avatar of a local user has changed, before that is answered. */
   onChange(listener: ProfilePropagation['profileChanged']): void {
     this.#listeners.push(listener);
+  }
+
+  /** Called before it is said that there is no such local user; whether there is one now. */
+  onMissing(ask: (userId: string) => Promise<boolean>): void {
+    this.#missing = ask;
+  }
+
+  /** Has a local user who was never heard of made, by whoever may know them. */
+  async ensureKnown(userId: string): Promise<void> {
+    if (this.#isLocal(userId) && !(await this.#accounts.get(userId))) await this.#missing(userId);
   }
 
   /** @throws M_NOT_FOUND, M_INVALID_PARAM */
@@ -144,6 +155,7 @@ export class Profiles {
   }
 
   async #local(userId: string): Promise<Profile> {
+    await this.ensureKnown(userId);
     const account = await this.#accounts.get(userId);
     if (!account || account.deactivated) throw notFound('Profile not found');
     return (await this.#cache.get(userId)) ?? {};

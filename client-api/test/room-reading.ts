@@ -147,7 +147,10 @@ export class RoomReading {
     aliasRoutes(app, {
       access,
       aliases,
-      exclusiveOwner: (alias) => (alias.startsWith('#bridge_') ? 'bridge' : undefined),
+      namespaces: {
+        exclusiveAliasOwner: (alias) => (alias.startsWith('#bridge_') ? 'bridge' : undefined),
+        mayHaveAlias: (id, alias) => id === 'bridge' && alias.startsWith('#bridge_'),
+      },
     });
     directoryRoutes(app, { rooms, aliases, publicRooms });
     publicRoomsRoutes(app, {

@@ -8,7 +8,9 @@ import { type InvitePolicy, Membership } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
 import { composeAccounts } from './accounts.ts';
+import { composeAppservices } from './appservices.ts';
 import type { Core } from './core.ts';
+import { composeDelayedEvents } from './delayed-events.ts';
 import { composeDeviceLists, composeE2ee } from './e2ee.ts';
 import { composeFederationTransport, type FederationTransport } from './federation.ts';
 import { composeFederationOut } from './federation-out.ts';
@@ -37,12 +39,15 @@ type Areas = Awaited<ReturnType<typeof composeAreas>>;
 
 async function composeAreas(core: Core, transport: FederationTransport) {
   const { rooms, memberships } = core;
+  const appservices = composeAppservices(core);
   const federationOut = composeFederationOut(core, transport);
   const lists = composeDeviceLists(core);
   const accounts = composeAccounts(core, {
     deviceLists: lists,
     remoteProfiles: remoteProfiles(transport.client),
+    appservices: appservices.tokens,
   });
+  accounts.profiles.onMissing(appservices.madeUser);
   const e2ee = composeE2ee(core, {
     ...accounts,
     lists,
@@ -56,25 +61,45 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     transport,
     ignoredUsers: userData.sources.ignoredUsers,
     carryOver: userData.carryOver,
+    appservices: appservices.rooms,
   });
   const mayInvite: InvitePolicy = (invite) => userData.invitePermissions.requireAllowed(invite);
   const handshakes = composeHandshakes(core, {
     transport,
     receiver: receiving.receiver,
     mayInvite,
-    isLocalUser: async (userId) => (await accounts.accounts.get(userId))?.deactivated === false,
+    isLocalUser: async (userId) => {
+      await accounts.profiles.ensureKnown(userId);
+      return (await accounts.accounts.get(userId))?.deactivated === false;
+    },
   });
-  const { profile } = accounts;
+  const profile = async (userId: string) => {
+    await accounts.profiles.ensureKnown(userId);
+    return accounts.profile(userId);
+  };
   const membership = new Membership({ rooms, memberships, remote: handshakes.remote, profile, mayInvite });
   accounts.connect(membership);
+  const delayed = composeDelayedEvents(core, { ...accounts, membership });
+  appservices.connect({ ...e2ee.sources, accounts: accounts.accounts, aliases: roomsRead.aliases });
   federationOut.connect({ deviceLists: lists, presence: userData.presence });
   const media = await composeMedia(core, transport);
-  return { accounts, e2ee, handshakes, media, membership, receiving, roomsRead, userData };
+  return {
+    accounts,
+    appservices,
+    delayed,
+    e2ee,
+    handshakes,
+    media,
+    membership,
+    receiving,
+    roomsRead,
+    userData,
+  };
 }
 
 function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
   const { config, rooms, memberships, notifier } = core;
-  const { accounts, e2ee, media, membership, roomsRead, userData } = areas;
+  const { accounts, appservices, delayed, e2ee, media, membership, roomsRead, userData } = areas;
   const { aliases } = roomsRead;
   const createRoom = {
     rooms,
@@ -87,15 +112,19 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     accounts.guard(scope);
     accounts.routes(scope, {
       isCrossSigningKey: e2ee.isCrossSigningKey,
-      unstableFeatures: userData.unstableFeatures,
+      unstableFeatures: { ...userData.unstableFeatures, ...delayed.unstableFeatures },
+      networks: appservices.networks,
     });
     e2ee.clientRoutes(scope);
     userData.clientRoutes(scope);
+    delayed.clientRoutes(scope);
     media.clientRoutes(scope);
+    appservices.clientRoutes(scope);
     roomsRead.clientRoutes(scope, { createRoom, sources: userData.sources });
-    createRoomRoutes(scope, createRoom);
+    createRoomRoutes(scope, createRoom, appservices.rooms);
     membershipRoutes(scope, { rooms, membership, memberships, aliases });
-    roomSendRoutes(scope, { rooms, transactions: new Transactions(core.db), aliases, membership });
+    const transactions = new Transactions(core.db);
+    roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed });
     syncRoutes(scope, {
       sources: { rooms, memberships, notifier, ...userData.sources, ...e2ee.sources },
       relations: roomsRead.relations,

@@ -42,6 +42,7 @@ import type { FederationTransport } from './federation.ts';
 /** What application services reserve and may act as. */
 export interface RoomAppservices {
   exclusiveAliasOwner(alias: string): string | undefined;
+  mayHaveAlias(appserviceId: string, alias: string): boolean;
   actsAs(appserviceId: string, userId: string): boolean;
 }
 
@@ -70,7 +71,11 @@ export interface RoomsRead {
   federationRoutes(app: FastifyInstance, parts: { readonly profiles: Profiles }): void;
 }
 
-const noAppservices: RoomAppservices = { exclusiveAliasOwner: () => undefined, actsAs: () => false };
+const noAppservices: RoomAppservices = {
+  exclusiveAliasOwner: () => undefined,
+  mayHaveAlias: () => false,
+  actsAs: () => false,
+};
 
 /** All that is read of rooms: history, state, relations, directories, spaces, search. */
 export function composeRoomsRead(core: Core, parts: RoomsReadParts): RoomsRead {
@@ -114,7 +119,7 @@ export function composeRoomsRead(core: Core, parts: RoomsReadParts): RoomsRead {
       memberRoutes(app, { access, actsAs: appservices.actsAs });
       relationsRoutes(app, { rooms, relations, clientEvents, ignoredUsers });
       threadRoutes(app, { access, relations, clientEvents, ignoredUsers });
-      aliasRoutes(app, { access, aliases, exclusiveOwner: appservices.exclusiveAliasOwner });
+      aliasRoutes(app, { access, aliases, namespaces: appservices });
       directoryRoutes(app, { rooms, aliases, publicRooms });
       publicRoomsRoutes(app, { publicRooms, remote: remotePublicRooms(client), serverName });
       hierarchyRoutes(app, hierarchies);
