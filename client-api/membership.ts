@@ -33,6 +33,9 @@ const targetBody = Type.Object({
   reason: Type.Optional(Type.String()),
 });
 
+/** Members of a join's body that are not for the member event, or not for clients to say in it. */
+const NOT_CONTENT = ['third_party_signed', 'membership', 'join_authorised_via_users_server'] as const;
+
 /** Joining, leaving, inviting, kicking, banning, knocking, forgetting (spec: "Room membership"). */
 export function membershipRoutes(
   app: FastifyInstance,
@@ -50,7 +53,8 @@ export function membershipRoutes(
         const requester = requireActive(requesterOf(request));
         const { roomId, servers } = await resolve(aliases, request.params.target, request.query);
         await requireAdmitted(rooms, requester, roomId);
-        await membership[kind](roomId, requester.userId, servers, reasonOf(request.body));
+        const content = kind === 'join' ? joinContent(request.body) : reasonOf(request.body);
+        await membership[kind](roomId, requester.userId, servers, content);
         return { room_id: roomId };
       },
     );
@@ -63,7 +67,7 @@ export function membershipRoutes(
       const requester = requireActive(requesterOf(request));
       if (!isRoomId(roomId)) throw invalidParam('That is no room id');
       await requireAdmitted(rooms, requester, roomId);
-      await membership.join(roomId, requester.userId, [], reasonOf(request.body));
+      await membership.join(roomId, requester.userId, [], joinContent(request.body));
       return { room_id: roomId };
     },
   );
@@ -116,6 +120,13 @@ async function requireAdmitted(rooms: Rooms, { isGuest }: Requester, roomId: str
   const room = await rooms.get(roomId);
   if (!room?.isResident || !(await admitsGuests(rooms, room)))
     throw new MatrixError(403, 'M_GUEST_ACCESS_FORBIDDEN', 'Guests may not join this room');
+}
+
+/** What of a join's body goes into the member event: the reason, and whatever else the client has put there. */
+function joinContent(body: ActionBody = {}): JsonObject {
+  const content: JsonObject = { ...body };
+  for (const name of NOT_CONTENT) delete content[name];
+  return content;
 }
 
 function reasonOf(body: ActionBody | undefined): JsonObject {

@@ -22,7 +22,7 @@ data_dir: "$DATA_DIR"
 http: { host: "${BIND_ADDRESS:-0.0.0.0}", port: ${CLIENT_PORT:-8008} }
 tls: { host: "${BIND_ADDRESS:-0.0.0.0}", port: ${FEDERATION_PORT:-8448}, certificate: "$TLS_CERT", key: "$TLS_KEY" }
 registration: { open: true, shared_secret: "${REGISTRATION_SECRET:-complement}" }
-passwords: { memory_kib: 64, passes: 1 }
+passwords: { memory_kib: 64, passes: 1, min_length: 1 }
 rooms: { default_version: "11" }
 rate_limits: { enabled: false }
 federation: { ca_file: "$CA_CERT", deny_addresses: [] }

@@ -50,6 +50,11 @@ export function createHttpServer(
     }
   });
 
+  // Clients leave the body out where they have nothing to say in it.
+  app.addHook('preValidation', async (request) => {
+    if (request.body === undefined && request.routeOptions.schema?.body) request.body = {};
+  });
+
   app.setErrorHandler(
     (
       error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string },
