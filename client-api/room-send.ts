@@ -2,12 +2,13 @@ import { badJson, forbidden, invalidParam, MatrixError } from '@trellis/protocol
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isEventId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
+import type { DelayedEvents } from '@trellis/rooms/delayed-events.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import { checkRelation } from '@trellis/rooms/relation-rules.ts';
 import { mayRedact } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
-import { checkState } from '@trellis/rooms/state-rules.ts';
+import { checkState, checkStateKey } from '@trellis/rooms/state-rules.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Requester, requesterOf, requireActive } from './authentication.ts';
@@ -18,6 +19,7 @@ export interface RoomSendDeps {
   readonly transactions: Transactions;
   readonly aliases: Aliases;
   readonly membership: Membership;
+  readonly delayedEvents: Pick<DelayedEvents, 'schedule'>;
 }
 
 interface SendParams {
@@ -35,6 +37,8 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     { config: { guests: true, rateLimit: 'messages' } },
     async (request) => {
       const { roomId, eventType, txnId } = request.params;
+      const delay = delayOf(request);
+      if (delay !== undefined) return delayed(request, roomId, eventType, txnId, delay);
       const content = contentOf(request);
       // Since v1.18 redactions may be sent this way too (MSC4169).
       const redacts =
@@ -70,6 +74,11 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
         const content = contentOf(request);
         const leaves = eventType === 'm.room.member' && stateKey === userId && content.membership === 'leave';
         if (!leaves) requireActive(requester);
+        const delay = delayOf(request);
+        if (delay !== undefined) {
+          const draft = { roomId, type: eventType, stateKey, content };
+          return { delay_id: await deps.delayedEvents.schedule(userId, draft, delay, undefined) };
+        }
         const room = await rooms.get(roomId);
         if (eventType === 'm.room.member') {
           if (requester.isGuest && !leaves && !room?.isJoined(userId))
@@ -78,6 +87,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
           return { event_id: await membership.set(roomId, userId, stateKey, content, ts) };
         }
         if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+        checkStateKey(room, stateKey);
         await checkState(rooms, room, eventType, content);
         if (eventType === 'm.room.canonical_alias' && stateKey === '')
           await checkCanonicalAlias(rooms, aliases, room, content);
@@ -127,6 +137,22 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     });
   }
 
+  async function delayed(
+    request: FastifyRequest,
+    roomId: string,
+    type: string,
+    txnId: string,
+    delay: number,
+  ): Promise<{ delay_id: string }> {
+    const requester = requireActive(requesterOf(request));
+    const key = `${roomId} ${type} ${txnId}`;
+    const delayId = await transactions.once(requester, `delayed ${key}`, ({ deviceId }) => {
+      const draft = { roomId, type, content: contentOf(request) };
+      return deps.delayedEvents.schedule(requester.userId, draft, delay, `${deviceId} ${key}`);
+    });
+    return { delay_id: delayId };
+  }
+
   async function redactsOwn({ userId }: Requester, { redacts }: Omit<Draft, 'sender'>): Promise<boolean> {
     const target = redacts === undefined ? undefined : await rooms.parts.events.get(redacts);
     return target?.sender === userId;
@@ -138,6 +164,18 @@ function contentOf(request: FastifyRequest): JsonObject {
   if (typeof body !== 'object' || body === null || Array.isArray(body))
     throw badJson('The body is not a JSON object');
   return body as JsonObject;
+}
+
+/** Milliseconds after which the event is to be sent (MSC4140). */
+function delayOf(request: FastifyRequest): number | undefined {
+  const { 'org.matrix.msc4140.delay': delay } = request.query as Record<
+    string,
+    string | string[] | undefined
+  >;
+  if (delay === undefined) return undefined;
+  if (typeof delay !== 'string' || !/^\d+$/.test(delay))
+    throw invalidParam('The delay is not a number of milliseconds');
+  return Number(delay);
 }
 
 /** Application services may say when an event was sent (spec: "Timestamp massaging"). */

@@ -7,7 +7,7 @@ import { checkPdu } from '@trellis/protocol/event-format.ts';
 import { buildEvent } from '@trellis/protocol/make-event.ts';
 import type { StateDelta } from '@trellis/storage/state-snapshots.ts';
 import type { EventTransaction, StoredEvent } from '@trellis/storage/stored-event.ts';
-import { type Appended, append } from './append.ts';
+import { type Append, type Appended, append } from './append.ts';
 import { loadState } from './auth-state.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -31,6 +31,7 @@ export interface Draft {
  * Builds an event on the room's live state, authorises, signs and appends it. To be called under the room's lock.
  * Throws M_FORBIDDEN when the auth rules refuse it, M_TOO_LARGE when it is too large.
  *
+ * @param also runs in the transaction that stores the event
  * @returns the event, or for state that changes nothing the event that set it
  */
 export async function appendDraft(
@@ -38,11 +39,12 @@ export async function appendDraft(
   room: Room,
   draft: Draft,
   transaction?: EventTransaction,
+  also?: Append['also'],
 ): Promise<Appended> {
   const same = await unchangedState(rooms, room, draft);
   if (same) return { event: same, committed: Promise.resolve() };
   const event = await buildDraft(rooms, room, draft);
-  return appendBuilt(rooms, room, event, transaction);
+  return appendBuilt(rooms, room, event, transaction, also);
 }
 
 /** Builds and signs an event on the room's live state, without a check whether it may be. */
@@ -92,6 +94,7 @@ export async function appendBuilt(
   room: Room,
   event: RoomEvent,
   transaction?: EventTransaction,
+  also?: Append['also'],
 ): Promise<Appended> {
   await requireAllowed(rooms, room, event);
   const { ids, snapshots } = rooms.parts;
@@ -113,6 +116,7 @@ export async function appendBuilt(
     },
     transaction,
     nid,
+    also,
   });
 }
 

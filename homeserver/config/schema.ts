@@ -104,6 +104,8 @@ export const configSchema = section({
   }),
   rooms: section({
     default_version: text('12', { default: '12' }),
+    max_event_delay_ms: count(86_400_000),
+    max_delayed_events: count(100, { maximum: 10_000 }),
   }),
   presence: section({ enabled: flag(true) }),
   user_directory: section({ search_all_users: flag(false) }),

@@ -1,0 +1,110 @@
+import type { JsonObject } from '@trellis/protocol/event.ts';
+import type { Queryable } from './database.ts';
+
+/** An event that is to be sent later. */
+export interface DelayedEvent {
+  readonly delayId: string;
+  readonly userId: string;
+  readonly roomId: string;
+  readonly type: string;
+  readonly stateKey?: string;
+  readonly content: JsonObject;
+  /** Milliseconds from `runningSince` on. */
+  readonly delay: number;
+  readonly runningSince: number;
+}
+
+interface DelayedRow {
+  delayId: string;
+  userId: string;
+  event: string;
+  delay: number;
+  runningSince: number;
+}
+
+const COLUMNS = 'delay_id AS "delayId", user_id AS "userId", event, delay, running_since AS "runningSince"';
+
+/** The table `delayed_events`. */
+export class DelayedEventStore {
+  readonly #db: Queryable;
+
+  constructor(db: Queryable) {
+    this.#db = db;
+  }
+
+  /** @returns false, with nothing stored, when the user has `max` of them already */
+  async add(event: DelayedEvent, transactionHash: string | undefined, max: number): Promise<boolean> {
+    const { delayId, userId, roomId, type, stateKey, content, delay, runningSince } = event;
+    const rows = await this.#db.query(
+      `INSERT INTO delayed_events (delay_id, user_id, transaction_hash, event, delay, running_since, due)
+       SELECT $1, $2, $3, $4, $5, $6, $7 WHERE (SELECT count(*) FROM delayed_events WHERE user_id = $2) < $8
+       RETURNING 1`,
+      [
+        delayId,
+        userId,
+        transactionHash ?? null,
+        JSON.stringify({ roomId, type, stateKey, content }),
+        delay,
+        runningSince,
+        runningSince + delay,
+        max,
+      ],
+    );
+    return rows.length > 0;
+  }
+
+  async get(delayId: string): Promise<DelayedEvent | undefined> {
+    const sql = `SELECT ${COLUMNS} FROM delayed_events WHERE delay_id = $1`;
+    return (await this.#read(sql, [delayId]))[0];
+  }
+
+  async byTransaction(userId: string, transactionHash: string): Promise<DelayedEvent | undefined> {
+    const sql = `SELECT ${COLUMNS} FROM delayed_events WHERE user_id = $1 AND transaction_hash = $2`;
+    return (await this.#read(sql, [userId, transactionHash]))[0];
+  }
+
+  /** The user's, those that are due first before others. */
+  ofUser(userId: string): Promise<DelayedEvent[]> {
+    const sql = `SELECT ${COLUMNS} FROM delayed_events WHERE user_id = $1 ORDER BY due, delay_id`;
+    return this.#read(sql, [userId]);
+  }
+
+  due(now: number, limit: number): Promise<DelayedEvent[]> {
+    const sql = `SELECT ${COLUMNS} FROM delayed_events WHERE due <= $1 ORDER BY due, delay_id LIMIT $2`;
+    return this.#read(sql, [now, limit]);
+  }
+
+  /** When the next one is due. */
+  async nextDue(): Promise<number | undefined> {
+    const [row] = await this.#db.query<{ due: number | null }>('SELECT min(due) AS due FROM delayed_events');
+    return row?.due ?? undefined;
+  }
+
+  /** Its time begins anew. */
+  async restart(delayId: string, now: number): Promise<boolean> {
+    const rows = await this.#db.query(
+      'UPDATE delayed_events SET running_since = $2, due = $2 + delay WHERE delay_id = $1 RETURNING 1',
+      [delayId, now],
+    );
+    return rows.length > 0;
+  }
+
+  /** Tried again later, which its time as others see it does not tell. */
+  async postpone(delayId: string, due: number): Promise<void> {
+    await this.#db.query('UPDATE delayed_events SET due = $2 WHERE delay_id = $1', [delayId, due]);
+  }
+
+  async remove(delayId: string, tx: Queryable = this.#db): Promise<boolean> {
+    const rows = await tx.query('DELETE FROM delayed_events WHERE delay_id = $1 RETURNING 1', [delayId]);
+    return rows.length > 0;
+  }
+
+  async removeAll(userId: string): Promise<void> {
+    await this.#db.query('DELETE FROM delayed_events WHERE user_id = $1', [userId]);
+  }
+
+  async #read(sql: string, params: unknown[]): Promise<DelayedEvent[]> {
+    const rows = await this.#db.query<DelayedRow>(sql, params);
+    return rows.map(({ event, ...row }) => ({ ...row, ...JSON.parse(event) }) as DelayedEvent);
+  }
+}
