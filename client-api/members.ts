@@ -1,6 +1,6 @@
 import { forbidden, invalidParam } from '@trellis/protocol/errors.ts';
 import { splitStateKey } from '@trellis/protocol/event.ts';
-import { stateAtPosition } from '@trellis/rooms/event-state.ts';
+import { stateAfterEvent, stateAtPosition } from '@trellis/rooms/event-state.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -39,7 +39,7 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
           throw invalidParam(`${value} is no membership`);
       const view = await viewRoom(access, request.params.roomId, reader.userId);
       const place = at === undefined ? Number.POSITIVE_INFINITY : parsePlaceToken(at);
-      const state = place >= view.end ? view.state : await stateAtPosition(rooms, view.room, place);
+      const state = place >= view.end ? view.state : await stateAt(view.room, place);
       const members = (await memberEvents(access, state)).filter(({ content }) => {
         if (membership === undefined && notMembership === undefined) return true;
         if (membership !== undefined && content.membership === membership) return true;
@@ -66,6 +66,22 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
       return { joined };
     },
   );
+
+  /**
+   * The state at a place. The timeline of a sync that shows a room from its beginning starts before anybody was in the
+   * room: whoever asks for its members is given the one who made it.
+   */
+  async function stateAt(room: Room, place: number): Promise<Snapshot> {
+    const state = await stateAtPosition(rooms, room, place);
+    if (state.id !== 0) return state;
+    const first = await rooms.parts.events.timeline(room.nid, {
+      after: place,
+      direction: 'forward',
+      limit: 2,
+    });
+    const joined = first.find(({ type }) => type === 'm.room.member');
+    return joined ? stateAfterEvent(rooms, joined) : state;
+  }
 
   /** An application service is in the room by any of its users. */
   function isIn(room: Room, { userId, appserviceId }: Requester): boolean {

@@ -66,7 +66,8 @@ export async function readHistory(
       return { events: found, end: cut || i < raw.length - 1 || raw.length === size ? place : undefined };
     }
     if (cut) return { events: found, end: place };
-    if (raw.length < size) return { events: found, end: undefined };
+    // Behind a filter only an empty page is the end: there are clients that want a place to go on at with every other.
+    if (raw.length < size) return { events: found, end: selective && found.length > 0 ? place : undefined };
   }
   return { events: found, end: place };
 }
