@@ -42,6 +42,8 @@ export interface MembershipParts {
   /** Profile of a local user, for their member events. */
   readonly profile: (userId: string) => Promise<Profile>;
   readonly mayInvite?: InvitePolicy | undefined;
+  /** The user who sends the server's notices, whose invites cannot be rejected (spec: "Server Notices"). */
+  readonly noticesSender?: string;
 }
 
 /** Servers that one join or knock may try. */
@@ -83,6 +85,12 @@ export class Membership {
     const membership = room?.membership(userId);
     if (!room || membership === undefined) throw notFound('You are not in that room');
     if (membership === 'leave') return;
+    if (membership === 'invite' && room.member(userId)?.sender === this.#parts.noticesSender)
+      throw new MatrixError(
+        403,
+        'M_CANNOT_LEAVE_SERVER_NOTICE_ROOM',
+        'Notices of this server cannot be refused',
+      );
     const content = { ...extra, membership: 'leave' };
     if (!room.isResident) return remote.leave(roomId, userId, content);
     await this.#append(roomId, userId, userId, content);

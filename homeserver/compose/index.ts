@@ -18,6 +18,7 @@ import { composeHandshakes } from './handshakes.ts';
 import { composeMedia } from './media.ts';
 import { composeReceive } from './receive.ts';
 import { composeRoomsRead } from './rooms-read.ts';
+import { composeServerNotices, noticesSender } from './server-notices.ts';
 import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -77,7 +78,14 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     await accounts.profiles.ensureKnown(userId);
     return accounts.profile(userId);
   };
-  const membership = new Membership({ rooms, memberships, remote: handshakes.remote, profile, mayInvite });
+  const membership = new Membership({
+    rooms,
+    memberships,
+    remote: handshakes.remote,
+    profile,
+    mayInvite,
+    noticesSender: noticesSender(core),
+  });
   accounts.connect(membership);
   const delayed = composeDelayedEvents(core, { ...accounts, membership });
   appservices.connect({ ...e2ee.sources, accounts: accounts.accounts, aliases: roomsRead.aliases });
@@ -99,7 +107,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
 
 function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
   const { config, rooms, memberships, notifier } = core;
-  const { accounts, appservices, delayed, e2ee, media, membership, roomsRead, userData } = areas;
+  const { accounts, appservices, delayed, e2ee, handshakes, media, membership, roomsRead, userData } = areas;
   const { aliases } = roomsRead;
   const createRoom = {
     rooms,
@@ -118,11 +126,13 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     e2ee.clientRoutes(scope);
     userData.clientRoutes(scope);
     delayed.clientRoutes(scope);
+    composeServerNotices(core, { ...accounts, ...userData, aliases, membership }).clientRoutes(scope);
     media.clientRoutes(scope);
     appservices.clientRoutes(scope);
     roomsRead.clientRoutes(scope, { createRoom, sources: userData.sources });
     createRoomRoutes(scope, createRoom, appservices.rooms);
-    membershipRoutes(scope, { rooms, membership, memberships, aliases });
+    const { thirdPartyInvites } = handshakes;
+    membershipRoutes(scope, { rooms, membership, memberships, aliases, thirdPartyInvites });
     const transactions = new Transactions(core.db);
     roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed });
     syncRoutes(scope, {

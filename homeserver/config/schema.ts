@@ -108,6 +108,11 @@ export const configSchema = section({
     max_delayed_events: count(100, { maximum: 10_000 }),
   }),
   presence: section({ enabled: flag(true) }),
+  server_notices: section({
+    localpart: text('_server', { default: '_server', pattern: '^_[a-z0-9._=/+-]*$', maxLength: 100 }),
+    display_name: text('Server Notices', { default: 'Server Notices' }),
+    room_name: text('Server Notices', { default: 'Server Notices' }),
+  }),
   user_directory: section({ search_all_users: flag(false) }),
   media: section({
     max_upload_bytes: count(50 * 1024 * 1024),
