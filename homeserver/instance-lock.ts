@@ -1,6 +1,9 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
+/** How long a server that is stopping already is waited for, in milliseconds. */
+const PATIENCE = 3_000;
+
 /**
  * Makes sure that only one server works on a data folder: a second one would stop the first one's PostgreSQL. The
  * file names a process by id and time of start, so that neither a crash nor a copy of the folder leaves a lock.
@@ -9,10 +12,14 @@ export async function lockInstance(dataDir: string): Promise<void> {
   const file = join(dataDir, 'trellis.pid');
   const holder = (await readFile(file, 'utf8').catch(() => '')).trim();
   const pid = Number(holder.split(' ')[0]);
-  if (pid > 0 && pid !== process.pid && holder === (await identity(pid)))
-    throw new Error(
-      `Trellis runs on ${dataDir} already (process ${pid}): stop that first, or use another data_dir`,
-    );
+  const runs = async () => pid > 0 && pid !== process.pid && holder === (await identity(pid));
+  for (const end = Date.now() + PATIENCE; await runs(); ) {
+    if (Date.now() > end)
+      throw new Error(
+        `Trellis runs on ${dataDir} already (process ${pid}): stop that first, or use another data_dir`,
+      );
+    await new Promise((wake) => setTimeout(wake, 20));
+  }
   await writeFile(file, `${await identity(process.pid)}\n`);
 }
 

@@ -5,7 +5,8 @@ import { ensureInstalled, findNode, root } from './launch-tools.mjs';
 
 ensureInstalled();
 const child = spawn(findNode(), [join(root, 'homeserver', 'main.ts'), ...process.argv.slice(2)], {
-  stdio: 'inherit',
+  // By the end of the channel it learns that this process was killed.
+  stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   env: { NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'compile'), ...process.env },
 });
 // Ctrl-C reaches the whole process group; a service manager's signal reaches only this process.

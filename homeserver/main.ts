@@ -1,11 +1,14 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { commands } from './commands.ts';
 import { ConfigError, loadConfig, readConfig } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 import { type RunningServer, startServer } from './server.ts';
+
+/** Ctrl-C reaches us from the terminal, from npm and from launch.mjs: all that within this time is one, in ms. */
+const ONE_SIGNAL = 1000;
 
 const HELP = `Usage: npm start -- [--config FILE]             starts the server
        npm run trellis -- COMMAND [--config FILE]
@@ -49,21 +52,40 @@ async function serve(config: Config): Promise<void> {
     log.error({ err }, 'a promise was rejected that nobody waited for'),
   );
   const server = await startServer(config, log);
+  void server.failed.then((reason) => {
+    log.fatal(reason);
+    log.flush(() => process.exit(1));
+  });
+  // A terminal that closes says SIGHUP as well as whoever renewed the certificate.
+  if (process.stdin.isTTY) process.once('SIGHUP', () => void stop(server, 'SIGHUP'));
+  else reloadOnHangup(server, log);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(server, signal));
+  // launch.mjs was killed: nobody could tell this process to stop any more.
+  process.once('disconnect', () => void stop(server, 'launch.mjs ended'));
+  log.info({ server_name: config.server_name, http: config.http, tls: config.tls?.port }, 'started');
+  greet(config);
+}
+
+function reloadOnHangup(server: RunningServer, log: Logger): void {
   process.on('SIGHUP', () => {
     server.reloadCertificate().then(
       () => log.info('certificate read again'),
       (err: unknown) => log.error({ err }, 'the certificate could not be read: the old one stays'),
     );
   });
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(server, signal));
-  log.info({ server_name: config.server_name, http: config.http, tls: config.tls?.port }, 'started');
-  if (process.stdout.isTTY) greet(config);
 }
 
-async function stop(server: RunningServer, signal: string): Promise<void> {
-  process.stderr.write(`${signal}: stopping…\n`);
+let stopping = 0;
+
+async function stop(server: RunningServer, reason: string): Promise<void> {
+  if (stopping > 0) return;
+  stopping = Date.now();
+  process.stderr.write(`${reason}: stopping…\n`);
   // A second signal means it.
-  for (const again of ['SIGINT', 'SIGTERM'] as const) process.once(again, () => process.exit(1));
+  for (const again of ['SIGINT', 'SIGTERM'] as const)
+    process.on(again, () => {
+      if (Date.now() - stopping > ONE_SIGNAL) process.exit(1);
+    });
   await server.close();
   process.exit(0);
 }

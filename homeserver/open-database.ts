@@ -8,6 +8,8 @@ export interface OpenDatabase {
   readonly db: Database;
   /** Names of the migrations that were applied now. */
   readonly migrated: readonly string[];
+  /** Why the embedded PostgreSQL ended by itself, once it has. */
+  readonly died: Promise<string>;
   close(): Promise<void>;
 }
 
@@ -32,7 +34,7 @@ export async function openDatabase(config: Config, { beside = false } = {}): Pro
   try {
     const migrated = await migrate(db);
     await claim(db, config.server_name);
-    return { db, migrated, close };
+    return { db, migrated, died: embedded?.died ?? new Promise(() => {}), close };
   } catch (error) {
     await close();
     throw error;

@@ -10,6 +10,8 @@ import { openDatabase } from './open-database.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 
 export interface RunningServer {
+  /** Why it cannot go on, once that is so: it is to be started again. */
+  readonly failed: Promise<string>;
   /** Reads the certificate again: after it was renewed. */
   reloadCertificate(): Promise<void>;
   /** Answers what is under way, stores what is not stored, closes the database. */
@@ -21,7 +23,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger): Promi
   await mkdir(config.data_dir, { recursive: true });
   await lockInstance(config.data_dir);
   const [database, signingKey] = await Promise.all([openDatabase(config), loadSigningKey(config.data_dir)]);
-  for (const name of database.migrated) log.info({ migration: name }, 'database migrated');
+  if (database.migrated.length > 0) log.info({ migrations: database.migrated }, 'database migrated');
   const lifecycle: Lifecycle = { ready: [], close: [] };
   const close = async () => {
     for (const task of lifecycle.close.toReversed())
@@ -42,7 +44,8 @@ export async function startServer(config: Config, log: FastifyBaseLogger): Promi
       core.notifier.close();
       await Promise.all([app.close(), tls?.close()]);
     });
-    return { close, reloadCertificate: async () => tls?.reload() };
+    const failed = database.died.then((words) => `PostgreSQL ended: ${words}`);
+    return { failed, close, reloadCertificate: async () => tls?.reload() };
   } catch (error) {
     await close();
     throw error;

