@@ -1,3 +1,4 @@
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import { type CreateRoomParts, type CreateRoomRequest, createRoom } from '@trellis/rooms/create-room.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
@@ -32,12 +33,14 @@ export function createRoomRoutes(
   parts: CreateRoomParts,
   namespaces: AliasNamespaces,
 ): void {
-  app.post<{ Body: CreateRoomRequest | undefined }>(
+  app.post<{ Body: (CreateRoomRequest & { invite_3pid?: unknown[] }) | undefined }>(
     '/_matrix/client/v3/createRoom',
     { schema: { body }, config: { rateLimit: 'room_creation' } },
     async (request) => {
       const requester = requireActive(requesterOf(request));
-      const { room_alias_name: name } = request.body ?? {};
+      const { room_alias_name: name, invite_3pid: byThirdParty = [] } = request.body ?? {};
+      if (byThirdParty.length > 0)
+        throw new MatrixError(400, 'M_SERVER_NOT_TRUSTED', 'This server works with no identity server');
       if (name !== undefined)
         requireOwnNamespace(namespaces, `#${name}:${parts.rooms.parts.serverName}`, requester);
       return { room_id: await createRoom(parts, requester.userId, request.body ?? {}) };

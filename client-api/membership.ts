@@ -6,8 +6,9 @@ import { admitsGuests } from '@trellis/rooms/guest-access.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
+import type { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
 import type { FastifyInstance } from 'fastify';
-import { Type } from 'typebox';
+import { type Static, Type } from 'typebox';
 import { type Requester, requesterOf, requireActive } from './authentication.ts';
 
 export interface MembershipDeps {
@@ -15,19 +16,30 @@ export interface MembershipDeps {
   readonly membership: Membership;
   readonly memberships: Memberships;
   readonly aliases: Aliases;
+  readonly thirdPartyInvites: Pick<ThirdPartyInvites, 'takeUp'>;
 }
 
 interface ActionBody {
   user_id?: string;
   reason?: string;
-  third_party_signed?: JsonObject;
+  third_party_signed?: Static<typeof signedSchema>;
   id_server?: string;
 }
 
 /** Servers to try that one request may name. */
 const MAX_VIA = 20;
 
+const text = Type.String({ maxLength: 255 });
+const signedSchema = Type.Object({
+  sender: text,
+  mxid: text,
+  token: text,
+  signatures: Type.Record(text, Type.Record(text, text, { maxProperties: 10 }), { maxProperties: 10 }),
+});
 const reasonBody = Type.Optional(Type.Object({ reason: Type.Optional(Type.String()) }));
+const joinBody = Type.Optional(
+  Type.Object({ reason: Type.Optional(Type.String()), third_party_signed: Type.Optional(signedSchema) }),
+);
 const targetBody = Type.Object({
   user_id: Type.Optional(Type.String()),
   reason: Type.Optional(Type.String()),
@@ -39,8 +51,15 @@ const NOT_CONTENT = ['third_party_signed', 'membership', 'join_authorised_via_us
 /** Joining, leaving, inviting, kicking, banning, knocking, forgetting (spec: "Room membership"). */
 export function membershipRoutes(
   app: FastifyInstance,
-  { rooms, membership, memberships, aliases }: MembershipDeps,
+  { rooms, membership, memberships, aliases, thirdPartyInvites }: MembershipDeps,
 ): void {
+  /** An invite by a third-party identifier becomes one of the user, who then joins by it. */
+  const takeUp = async (roomId: string, userId: string, signed: ActionBody['third_party_signed']) => {
+    if (signed === undefined) return;
+    if (signed.mxid !== userId) throw forbidden('The invite is for somebody else');
+    await thirdPartyInvites.takeUp(roomId, signed.sender, signed);
+  };
+
   for (const kind of ['join', 'knock'] as const)
     app.post<{
       Params: { target: string };
@@ -48,11 +67,15 @@ export function membershipRoutes(
       Querystring: Record<string, string | string[]>;
     }>(
       `/_matrix/client/v3/${kind}/:target`,
-      { schema: { body: reasonBody }, config: { guests: kind === 'join', rateLimit: 'joins' } },
+      {
+        schema: { body: kind === 'join' ? joinBody : reasonBody },
+        config: { guests: kind === 'join', rateLimit: 'joins' },
+      },
       async (request) => {
         const requester = requireActive(requesterOf(request));
         const { roomId, servers } = await resolve(aliases, request.params.target, request.query);
         await requireAdmitted(rooms, requester, roomId);
+        if (kind === 'join') await takeUp(roomId, requester.userId, request.body?.third_party_signed);
         const content = kind === 'join' ? joinContent(request.body) : reasonOf(request.body);
         await membership[kind](roomId, requester.userId, servers, content);
         return { room_id: roomId };
@@ -61,12 +84,13 @@ export function membershipRoutes(
 
   app.post<{ Params: { roomId: string }; Body: ActionBody | undefined }>(
     '/_matrix/client/v3/rooms/:roomId/join',
-    { schema: { body: reasonBody }, config: { guests: true, rateLimit: 'joins' } },
+    { schema: { body: joinBody }, config: { guests: true, rateLimit: 'joins' } },
     async (request) => {
       const { roomId } = request.params;
       const requester = requireActive(requesterOf(request));
       if (!isRoomId(roomId)) throw invalidParam('That is no room id');
       await requireAdmitted(rooms, requester, roomId);
+      await takeUp(roomId, requester.userId, request.body?.third_party_signed);
       await membership.join(roomId, requester.userId, [], joinContent(request.body));
       return { room_id: roomId };
     },
@@ -90,7 +114,7 @@ export function membershipRoutes(
         const target = request.body.user_id;
         if (target === undefined) {
           if (action === 'invite' && request.body.id_server !== undefined)
-            throw new MatrixError(400, 'M_THREEPID_NOT_FOUND', 'This server works with no identity server');
+            throw new MatrixError(400, 'M_SERVER_NOT_TRUSTED', 'This server works with no identity server');
           throw missingParam('user_id is missing');
         }
         await membership[action](request.params.roomId, userId, target, reasonOf(request.body));

@@ -99,6 +99,7 @@ describe('room membership', () => {
     await bob.join(room);
     await act(alice, 'ban', room, { user_id: bob.userId });
     await refused(bob.join(room), 403, 'M_FORBIDDEN');
+    await refused(bob.leave(room), 403, 'M_FORBIDDEN');
     await refused(alice.invite(room, bob.userId), 403, 'M_FORBIDDEN');
     await refused(act(carol, 'unban', room, { user_id: bob.userId }), 403, 'M_FORBIDDEN');
     await act(alice, 'unban', room, { user_id: bob.userId });
@@ -208,6 +209,8 @@ describe('room membership', () => {
     assert.equal((await alice.getState(room, 'm.room.member', bob.userId)).displayname, 'B');
     await refused(set(bob, alice, { membership: 'leave' }), 403, 'M_FORBIDDEN');
     await refused(set(bob, bob, { membership: 'dance' }), 403, 'M_FORBIDDEN');
+    const nobody = path`/v3/rooms/${room}/state/m.room.member/nobody`;
+    await refused(alice.put(nobody, { membership: 'leave' }), 400, 'M_INVALID_PARAM');
     await set(bob, bob, { membership: 'leave' });
     await refused(bob.join(room), 403, 'M_FORBIDDEN');
   });
@@ -239,6 +242,21 @@ describe('room membership', () => {
     await settings('org.matrix.msc4155.invite_permission_config', {});
     const { invite } = (await carol.get('/v3/sync')).rooms;
     assert.ok(invite[room] && invite[other]);
+  });
+
+  it('says that it works with no identity server', async () => {
+    const room = await alice.createRoom();
+    const mail = {
+      id_server: 'id.example.org',
+      id_access_token: 'x',
+      medium: 'email',
+      address: 'b@example.org',
+    };
+    await refused(act(alice, 'invite', room, mail), 400, 'M_SERVER_NOT_TRUSTED');
+    await refused(alice.post('/v3/createRoom', { invite_3pid: [mail] }), 400, 'M_SERVER_NOT_TRUSTED');
+    const signed = { sender: alice.userId, mxid: bob.userId, token: 'unknown', signatures: {} };
+    await refused(act(bob, 'join', room, { third_party_signed: signed }), 403, 'M_FORBIDDEN');
+    await refused(act(carol, 'join', room, { third_party_signed: signed }), 403, 'M_FORBIDDEN');
   });
 
   it('answers for rooms that do not exist', async () => {

@@ -85,6 +85,7 @@ export class Membership {
     const membership = room?.membership(userId);
     if (!room || membership === undefined) throw notFound('You are not in that room');
     if (membership === 'leave') return;
+    if (membership === 'ban') throw forbidden('You are banned from that room');
     if (membership === 'invite' && room.member(userId)?.sender === this.#parts.noticesSender)
       throw new MatrixError(
         403,
@@ -159,6 +160,7 @@ export class Membership {
     originServerTs?: number,
   ): Promise<string> {
     const { membership, ...extra } = content;
+    if (!parseUserId(target)) throw invalidParam('The state key is not a user id');
     const room = await this.#parts.rooms.get(roomId);
     if (target !== sender) {
       if (membership === 'invite') await this.invite(roomId, sender, target, extra);

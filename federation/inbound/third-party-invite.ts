@@ -1,9 +1,7 @@
 import { forbidden, invalidParam, MatrixError } from '@trellis/protocol/errors.ts';
-import type { JsonObject } from '@trellis/protocol/event.ts';
 import { isRoomId, parseUserId, serverNameOf } from '@trellis/protocol/identifiers.ts';
-import type { RemoteMembership } from '@trellis/rooms/membership.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
-import { sendEvent } from '@trellis/rooms/send.ts';
+import type { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
 import type { FastifyInstance } from 'fastify';
 import { type Static, Type } from 'typebox';
 import { originOf } from './authentication.ts';
@@ -11,13 +9,11 @@ import { residentRoom } from './handshake.ts';
 
 export interface ThirdPartyInviteDeps {
   readonly rooms: Rooms;
-  readonly remote: Pick<RemoteMembership, 'invite'>;
+  readonly thirdPartyInvites: ThirdPartyInvites;
 }
 
 export interface OnBindDeps extends ThirdPartyInviteDeps {
   readonly isLocalUser: (userId: string) => Promise<boolean>;
-  /** Asks the inviter's server to issue the invite. */
-  readonly exchange: (server: string, roomId: string, invite: JsonObject) => Promise<void>;
 }
 
 const signedSchema = Type.Object({
@@ -29,7 +25,6 @@ const signedSchema = Type.Object({
     { maxProperties: 10 },
   ),
 });
-type Signed = Static<typeof signedSchema>;
 
 const exchangeBody = Type.Object({
   type: Type.Literal('m.room.member'),
@@ -69,7 +64,9 @@ export function thirdPartyInviteRoutes(app: FastifyInstance, deps: ThirdPartyInv
         throw forbidden('The inviting user is not one of this server');
       if (parseUserId(target)?.serverName !== origin)
         throw forbidden('The invited user is not one of your server');
-      await issue(deps, roomId, sender, target, content.third_party_invite.signed);
+      const { signed } = content.third_party_invite;
+      if (signed.mxid !== target) throw forbidden('The invite is signed for another user');
+      await deps.thirdPartyInvites.issue(roomId, sender, signed);
       return {};
     },
   );
@@ -90,50 +87,11 @@ export function onBindRoutes(app: FastifyInstance, deps: OnBindDeps): void {
       if (!isOurs || !(await deps.isLocalUser(mxid))) throw invalidParam('There is no such user here');
       for (const { room_id: roomId, sender, signed } of invites) {
         if (signed.mxid !== mxid || !isRoomId(roomId)) continue;
-        await takeUp(deps, roomId, sender, signed).catch(ignoreRefusal);
+        await deps.thirdPartyInvites.takeUp(roomId, sender, signed).catch(ignoreRefusal);
       }
       return {};
     },
   );
-}
-
-async function takeUp(deps: OnBindDeps, roomId: string, sender: string, signed: Signed): Promise<void> {
-  const server = parseUserId(sender)?.serverName;
-  if (server === undefined) return;
-  if (server === deps.rooms.parts.serverName) return issue(deps, roomId, sender, signed.mxid, signed);
-  await deps.exchange(server, roomId, {
-    type: 'm.room.member',
-    room_id: roomId,
-    sender,
-    state_key: signed.mxid,
-    content: { membership: 'invite', third_party_invite: { display_name: '', signed: copyOf(signed) } },
-  });
-}
-
-/** Invites on behalf of who sent the third-party invite; the auth rules verify the identity server's signature. */
-async function issue(
-  { rooms, remote }: ThirdPartyInviteDeps,
-  roomId: string,
-  sender: string,
-  target: string,
-  signed: Signed,
-): Promise<void> {
-  const room = await rooms.require(roomId);
-  const ref = room.state.get('m.room.third_party_invite', signed.token);
-  const issued = ref && (await rooms.parts.events.get(ref.eventId));
-  if (issued?.sender !== sender) throw forbidden('The user has issued no such invite');
-  const name = issued.content.display_name;
-  const content: JsonObject = {
-    membership: 'invite',
-    third_party_invite: { display_name: typeof name === 'string' ? name : '', signed: copyOf(signed) },
-  };
-  if (serverNameOf(target) !== rooms.parts.serverName) await remote.invite(roomId, sender, target, content);
-  else await sendEvent(rooms, roomId, { type: 'm.room.member', sender, stateKey: target, content });
-}
-
-/** Only what was looked at goes into an event of ours. */
-function copyOf({ mxid, token, signatures }: Signed): JsonObject {
-  return { mxid, token, signatures };
 }
 
 /** One invite that comes to nothing does not stop the others. */

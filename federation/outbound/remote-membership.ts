@@ -1,4 +1,5 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { RemoteHandshakes } from '@trellis/rooms/remote-handshakes.ts';
 import type { FederationClient } from './client.ts';
 import { FederationError } from './federation-error.ts';
@@ -9,10 +10,14 @@ export function remoteHandshakes(client: FederationClient): RemoteHandshakes {
   return {
     makeJoin: (server, roomId, userId, versions) =>
       forClient(calls.makeJoin(client, server, roomId, userId, versions)),
-    async sendJoin(server, { roomId, eventId, pdu }) {
-      const answer = await forClient(calls.sendJoin(client, server, roomId, eventId, pdu));
-      if (answer.membersOmitted) throw unusable(server, 'it left members out, unasked');
-      return answer;
+    async sendJoin(server, { roomId, eventId, pdu }, options) {
+      const answer = await forClient(calls.sendJoin(client, server, roomId, eventId, pdu, options));
+      const { event, state, authChain, membersOmitted, serversInRoom } = answer;
+      if (!membersOmitted) return { event, state, authChain };
+      if (!options.omitMembers) throw unusable(server, 'it left members out, unasked');
+      if (!serversInRoom)
+        throw unusable(server, 'it left members out without saying which servers are there');
+      return { event, state, authChain, serversInRoom };
     },
     makeKnock: (server, roomId, userId, versions) =>
       forClient(calls.makeKnock(client, server, roomId, userId, versions)),
@@ -32,6 +37,12 @@ export function remoteHandshakes(client: FederationClient): RemoteHandshakes {
         }),
       ),
   };
+}
+
+/** Has another server issue the invite that follows from a third-party one of its user's. */
+export function remoteExchange(client: FederationClient) {
+  return (server: string, roomId: string, invite: JsonObject): Promise<void> =>
+    forClient(calls.exchangeThirdPartyInvite(client, server, roomId, invite));
 }
 
 async function forClient<T>(call: Promise<T>): Promise<T> {

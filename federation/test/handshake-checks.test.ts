@@ -7,6 +7,7 @@ import { roomVersion } from '@trellis/protocol/room-versions.ts';
 import { SigningKey, signJson } from '@trellis/protocol/signing.ts';
 import { sendEvent } from '@trellis/rooms/send.ts';
 import { ForeignRoom, keyOf } from '@trellis/rooms/test/engine.ts';
+import type { SignedInvite } from '@trellis/rooms/third-party-invites.ts';
 import { type Answer, type LoopbackServer, loopbackServer } from './loopback.ts';
 
 const ALICE = '@alice:home';
@@ -302,6 +303,19 @@ test('a third-party invite becomes one for the user who proves to be meant', asy
     assert.equal(event.sender, ALICE);
     assert.deepEqual(event.content.third_party_invite, { display_name: 'E…', signed });
     assert.equal((await far.memberships.of(EVE)).get(roomId)!.membership, 'invite');
+
+    // Asked for by the invited user's server, when a client of theirs brings the signed token.
+    const mallory = '@mallory:evil';
+    const other = signJson({ mxid: mallory, token: 'token' }, 'id', identity) as unknown as SignedInvite;
+    await assert.rejects(far.thirdPartyInvites.takeUp(roomId, '@other:home', other), {
+      errcode: 'M_FORBIDDEN',
+    });
+    await far.thirdPartyInvites.takeUp(roomId, ALICE, other);
+    await far.members.join(roomId, mallory, []);
+    assert.equal((await home.rooms.require(roomId)).membership(mallory), 'join');
+    const here = signJson({ mxid: '@bob:home', token: 'token' }, 'id', identity) as unknown as SignedInvite;
+    await home.thirdPartyInvites.takeUp(roomId, ALICE, here);
+    assert.equal((await home.rooms.require(roomId)).membership('@bob:home'), 'invite');
   } finally {
     await far.close();
   }

@@ -7,6 +7,7 @@ import { Receiver } from '@trellis/rooms/receive.ts';
 import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
 import type { RemoteServers } from '@trellis/rooms/remote-servers.ts';
 import { type TestEngine, testEngine, testVerifier } from '@trellis/rooms/test/engine.ts';
+import { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type InviteDeps, inviteRoutes } from '../inbound/invite.ts';
 import { joinRoutes } from '../inbound/join.ts';
@@ -15,7 +16,7 @@ import { leaveRoutes } from '../inbound/leave.ts';
 import { thirdPartyInviteRoutes } from '../inbound/third-party-invite.ts';
 import type { FederationClient, FederationRequest } from '../outbound/client.ts';
 import { FederationError } from '../outbound/federation-error.ts';
-import { remoteHandshakes } from '../outbound/remote-membership.ts';
+import { remoteExchange, remoteHandshakes } from '../outbound/remote-membership.ts';
 
 /** A server with the handshakes of both sides, reached by its name without any network. */
 export interface LoopbackServer extends TestEngine {
@@ -23,6 +24,7 @@ export interface LoopbackServer extends TestEngine {
   readonly receiver: Receiver;
   readonly remote: RemoteMembershipByHandshake;
   readonly members: Membership;
+  readonly thirdPartyInvites: ThirdPartyInvites;
   /** Makes a request to this server as another. */
   request(
     origin: string,
@@ -75,7 +77,9 @@ export async function loopbackServer(
   leaveRoutes(app, deps);
   knockRoutes(app, deps);
   inviteRoutes(app, { ...deps, isLocalUser: async () => true, ...policy });
-  thirdPartyInviteRoutes(app, { rooms, remote });
+  const exchange = remoteExchange(loopbackClient(serverName));
+  const thirdPartyInvites = new ThirdPartyInvites({ rooms, remote, exchange, ...policy });
+  thirdPartyInviteRoutes(app, { rooms, thirdPartyInvites });
   await app.ready();
   const server: LoopbackServer = {
     ...engine,
@@ -83,6 +87,7 @@ export async function loopbackServer(
     receiver,
     remote,
     members: engine.membership(remote),
+    thirdPartyInvites,
     createRoom: (creator, request) => engine.createRoom(creator, request, remote),
     request: (origin, request) => inject(app, origin, request),
     async close() {

@@ -3,12 +3,12 @@ import { joinRoutes } from '@trellis/federation/inbound/join.ts';
 import { knockRoutes } from '@trellis/federation/inbound/knock.ts';
 import { leaveRoutes } from '@trellis/federation/inbound/leave.ts';
 import { onBindRoutes, thirdPartyInviteRoutes } from '@trellis/federation/inbound/third-party-invite.ts';
-import { exchangeThirdPartyInvite } from '@trellis/federation/outbound/membership-calls.ts';
-import { remoteHandshakes } from '@trellis/federation/outbound/remote-membership.ts';
+import { remoteExchange, remoteHandshakes } from '@trellis/federation/outbound/remote-membership.ts';
 import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { RemoteMembership } from '@trellis/rooms/membership.ts';
 import type { Receiver } from '@trellis/rooms/receive.ts';
 import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
+import { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
 import type { FastifyInstance } from 'fastify';
 import type { Core } from './core.ts';
 import type { FederationTransport } from './federation.ts';
@@ -24,6 +24,7 @@ export interface HandshakeParts {
 export interface Handshakes {
   /** For `Membership`. */
   readonly remote: RemoteMembership;
+  readonly thirdPartyInvites: ThirdPartyInvites;
   /** What receives events of a room waits with `settled` before it decides that this server is not in it. */
   readonly joins: JoinsUnderWay;
   /** For servers that sign their requests. */
@@ -47,24 +48,26 @@ export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes
     receiver,
     joins,
   });
+  const thirdPartyInvites = new ThirdPartyInvites({
+    rooms,
+    remote,
+    mayInvite,
+    exchange: remoteExchange(client),
+  });
   const deps = { rooms, receiver, verifier };
   return {
     remote,
+    thirdPartyInvites,
     joins,
     routes(app) {
       joinRoutes(app, deps);
       leaveRoutes(app, deps);
       knockRoutes(app, deps);
       inviteRoutes(app, { ...deps, isLocalUser, mayInvite });
-      thirdPartyInviteRoutes(app, { rooms, remote });
+      thirdPartyInviteRoutes(app, { rooms, thirdPartyInvites });
     },
     openRoutes(app) {
-      onBindRoutes(app, {
-        rooms,
-        remote,
-        isLocalUser,
-        exchange: (server, roomId, invite) => exchangeThirdPartyInvite(client, server, roomId, invite),
-      });
+      onBindRoutes(app, { rooms, thirdPartyInvites, isLocalUser });
     },
   };
 }
