@@ -116,11 +116,11 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     return transactions.once(requester, `${roomId} ${draft.type} ${txnId}`, async (transaction) => {
       const room = await rooms.get(roomId);
       if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
+      if (requester.isSuspended && !(await redactsOwn(requester, draft))) requireActive(requester);
       // Since room version 3 the auth rules let redactions through that nobody would heed.
       if (draft.redacts !== undefined && !(await mayRedact(rooms, room, userId, draft.redacts)))
         throw forbidden('You may not redact that event');
       await checkRelation(rooms, room, { ...draft, sender: userId });
-      if (requester.isSuspended && !(await redactsOwn(requester, draft))) requireActive(requester);
       const { event, committed } = await rooms.exclusive(roomId, (live) =>
         appendDraft(
           rooms,
