@@ -9,6 +9,9 @@ import { lockInstance } from './instance-lock.ts';
 import { openDatabase } from './open-database.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 
+/** How long a stop waits for requests that are under way, in milliseconds. */
+const ANSWER_LIMIT = 5_000;
+
 export interface RunningServer {
   /** Why it cannot go on, once that is so: it is to be started again. */
   readonly failed: Promise<string>;
@@ -42,7 +45,12 @@ export async function startServer(config: Config, log: FastifyBaseLogger): Promi
     await app.listen({ host: config.http.host, port: config.http.port });
     lifecycle.close.push(async () => {
       core.notifier.close();
+      const late = setTimeout(() => {
+        app.server.closeAllConnections();
+        tls?.closeAllConnections();
+      }, ANSWER_LIMIT);
       await Promise.all([app.close(), tls?.close()]);
+      clearTimeout(late);
     });
     const failed = database.died.then((words) => `PostgreSQL ended: ${words}`);
     return { failed, close, reloadCertificate: async () => tls?.reload() };
@@ -63,6 +71,7 @@ async function listenTls(tls: NonNullable<Config['tls']>, app: FastifyInstance) 
   });
   return {
     reload: async () => server.setSecureContext(await read()),
+    closeAllConnections: () => server.closeAllConnections(),
     close: () =>
       new Promise<void>((closed) => {
         server.close(() => closed());

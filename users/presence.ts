@@ -40,6 +40,7 @@ export class Presence {
   #log: Array<{ pos: number; userId: string }> = [];
   #logFrom: number;
   #unwritten = new Map<string, PresenceState>();
+  #flushed = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
 
   constructor({ db, stream, enabled }: PresenceDeps) {
@@ -186,7 +187,14 @@ export class Presence {
     await this.#db.query('DELETE FROM presence WHERE user_id = $1', [userId]);
   }
 
-  async flush(): Promise<void> {
+  /** One after the other, so that the newest state is written last. */
+  flush(): Promise<void> {
+    const flushed = this.#flushed.then(() => this.#write());
+    this.#flushed = flushed.catch(() => {});
+    return flushed;
+  }
+
+  async #write(): Promise<void> {
     const rows = [...this.#unwritten];
     if (rows.length === 0) return;
     this.#unwritten = new Map();
