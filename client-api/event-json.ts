@@ -8,19 +8,26 @@ export interface Viewer {
   readonly membership?: string | ReadonlyMap<string, string>;
   /** Aggregations of relations as JSON text, by event id (spec: "Aggregations of child events"). */
   readonly relations?: ReadonlyMap<string, string>;
+  /** As servers send it to each other (spec: `event_format` of a filter). */
+  readonly format?: 'client' | 'federation';
   /** `undefined`: now. */
   readonly now?: number;
 }
 
 /** An event as JSON text for a client: the shared part with what is the viewer's own. */
 export function eventJson(event: StoredEvent, viewer: Viewer): string {
-  return `${event.clientHead},"unsigned":{${unsigned(event, viewer)}}}`;
+  const head = viewer.format === 'federation' ? federationHead(event) : event.clientHead;
+  return `${head},"unsigned":{${unsigned(event, viewer)}}}`;
 }
 
 export function eventListJson(events: readonly StoredEvent[], viewer: Viewer): string {
   const now = viewer.now ?? Date.now();
   const withNow = { ...viewer, now };
   return `[${events.map((event) => eventJson(event, withNow)).join(',')}]`;
+}
+
+function federationHead({ pdu, eventId }: StoredEvent): string {
+  return JSON.stringify({ ...pdu, event_id: eventId, unsigned: undefined }).slice(0, -1);
 }
 
 function unsigned(event: StoredEvent, viewer: Viewer): string {

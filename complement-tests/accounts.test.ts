@@ -110,6 +110,35 @@ describe('accounts', () => {
   });
 
   describe('under administration', () => {
+    it('get notices of the server in a room of their own, whose invite they cannot refuse', async () => {
+      const dora = await server.register();
+      const target = '/_synapse/admin/v1/send_server_notice';
+      const body = { user_id: dora.userId, content: { msgtype: 'm.text', body: 'Closed on Sunday' } };
+      const notify = (sender: Client, more: Json = {}) =>
+        sender.request('POST', target, { body: { ...body, ...more } });
+      assert.equal((await dora.request('POST', target)).body.errcode, 'M_FORBIDDEN');
+      assert.equal((await notify(admin, { user_id: '@nobody:else.where' })).status, 400);
+      assert.equal((await notify(admin, { user_id: `@nobody:${server.serverName}` })).status, 404);
+      const sent = await Promise.all([notify(admin), notify(admin)]);
+      const [room = '', ...others] = Object.keys((await dora.sync()).rooms.invite);
+      assert.deepEqual(others, [], 'one room for all notices');
+      await refused(dora.leave(room), 403, 'M_CANNOT_LEAVE_SERVER_NOTICE_ROOM');
+      await dora.join(room);
+      const joined = (await dora.sync()).rooms.join[room];
+      const shown = joined.timeline.events.filter((event: Json) => event.type === 'm.room.message');
+      assert.deepEqual(
+        shown.map((event: Json) => event.event_id).sort(),
+        sent.map((answer) => answer.body.event_id).sort(),
+      );
+      const { tags } = joined.account_data.events.find((event: Json) => event.type === 'm.tag').content;
+      assert.deepEqual(Object.keys(tags), ['m.server_notice']);
+      await refused(dora.sendText(room, 'an answer'), 403, 'M_FORBIDDEN');
+      await dora.leave(room);
+      const again = async () => (await admin.request('PUT', `${target}/one`, { body })).body.event_id;
+      assert.equal(await again(), await again());
+      assert.deepEqual(Object.keys((await dora.sync()).rooms.invite), [room]);
+    });
+
     it('tell administrators, and their own users, from where they were used', async () => {
       const { devices } = await admin.get(path`/v3/admin/whois/${alice.userId}`);
       const [connection] = devices[alice.deviceId].sessions[0].connections;

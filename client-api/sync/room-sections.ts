@@ -127,7 +127,8 @@ export async function strippedSection(
 }
 
 export function viewer(view: SyncView, membership: string | undefined): Viewer {
-  return { userId: view.userId, deviceId: view.deviceId, membership, now: Date.now() };
+  const { userId, deviceId, filter } = view;
+  return { userId, deviceId, membership, format: filter.event_format, now: Date.now() };
 }
 
 export async function timelineJson(view: SyncView, room: Room, timeline: Timeline): Promise<string> {

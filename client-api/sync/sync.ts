@@ -128,15 +128,31 @@ async function accountDataNews(
   to: Positions,
 ): Promise<AccountDataByRoom> {
   const byRoom: AccountDataByRoom = new Map();
+  const joined = since === undefined ? [] : newlyJoined(news, since);
+  // What was set for a room before the user joined it, by tags or an upgrade, comes with the room.
+  if (joined.length > 0)
+    for (const item of await sources.accountData(userId, undefined, to.accountData))
+      if (item.roomId !== null && joined.includes(item.roomId)) add(byRoom, item);
   if (!news.accountDataChanged) return byRoom;
   for (const item of await sources.accountData(userId, since?.accountData, to.accountData)) {
-    const ofRoom = byRoom.get(item.roomId);
-    if (ofRoom) ofRoom.push(item);
-    else byRoom.set(item.roomId, [item]);
+    if (item.roomId !== null && joined.includes(item.roomId)) continue;
+    add(byRoom, item);
     const membership = item.roomId === null ? undefined : memberships.get(item.roomId);
     if (membership && !news.rooms.has(membership.roomId)) news.rooms.set(membership.roomId, membership);
   }
   return byRoom;
+}
+
+function newlyJoined({ rooms }: News, since: Positions): string[] {
+  return [...rooms.values()]
+    .filter(({ membership, pos }) => membership === 'join' && pos > since.events)
+    .map(({ roomId }) => roomId);
+}
+
+function add(byRoom: AccountDataByRoom, item: AccountDataItem): void {
+  const ofRoom = byRoom.get(item.roomId);
+  if (ofRoom) ofRoom.push(item);
+  else byRoom.set(item.roomId, [item]);
 }
 
 type Section = 'join' | 'invite' | 'knock' | 'leave';

@@ -52,7 +52,7 @@ export async function readTimeline(view: SyncView, room: Room, range: TimelineRa
     before = first ? first.pos! - 1 : after;
     // Whoever may not see the older half of a page may not see what is older still: the client need not page back.
     const hidden = visible.length === 0;
-    if (events.length > limit) return cutTo(limit, events, upTo);
+    if (events.length > limit) return cutTo(limit, events, upTo, after === Number.NEGATIVE_INFINITY);
     // What is missing between is for the client to page back to, and for us to fetch then.
     if (limited && !hidden && !atGap && events.length < limit && page < MAX_PAGES) continue;
     return {
@@ -64,10 +64,16 @@ export async function readTimeline(view: SyncView, room: Room, range: TimelineRa
   }
 }
 
-/** The newest `limit` of the events found. */
-function cutTo(limit: number, events: StoredEvent[], upTo: number): Timeline {
-  const shown = limit === 0 ? [] : events.slice(-limit);
-  const start = shown[0] ? shown[0].pos! - 1 : upTo;
+/**
+ * The newest `limit` of the events found. A client that knows nothing of the room yet gets those nearest to its end: what
+ * came late, by way of an old fork, is not to take their places. It finds that by paging back.
+ */
+function cutTo(limit: number, events: StoredEvent[], upTo: number, isNew: boolean): Timeline {
+  const ranked = isNew ? events.toSorted((a, b) => a.depth - b.depth || a.pos! - b.pos!) : events;
+  const dropped = new Set(ranked.slice(0, ranked.length - limit));
+  const shown = events.filter((event) => !dropped.has(event));
+  const newest = Math.max(...[...dropped].map(({ pos }) => pos!));
+  const start = shown[0] ? Math.max(newest, shown[0].pos! - 1) : upTo;
   return { events: shown, limited: true, omitsState: true, start };
 }
 
