@@ -58,10 +58,16 @@ export class Deliveries {
     this.#listen();
   }
 
-  /** Takes up what was outstanding when the process ended. */
-  async start(): Promise<void> {
+  /** Reads what was outstanding when the process ended. */
+  async prepare(): Promise<void> {
     await this.#store.keepOnly(this.#lines.map(({ service }) => service.id));
-    for (const { service, delivery } of this.#lines) await delivery.start(await this.#store.load(service.id));
+    for (const { service, delivery } of this.#lines)
+      await delivery.prepare(await this.#store.load(service.id));
+  }
+
+  /** To be called when the server takes requests: services make some about what they are told. */
+  start(): void {
+    for (const { delivery } of this.#lines) delivery.start();
   }
 
   /**

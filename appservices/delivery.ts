@@ -69,13 +69,16 @@ export class Delivery {
   }
 
   /** @param stored where the last run of the server has left off; a new service begins with what comes now */
-  async start(stored: StoredDelivery | undefined): Promise<void> {
+  async prepare(stored: StoredDelivery | undefined): Promise<void> {
     if (stored) {
       const { positions, transaction } = stored;
       this.#positions = positions;
       this.#savedEvents = positions.events;
       if (transaction) this.#current = await this.#parts.transactions.restore(transaction, positions);
     } else await this.#save();
+  }
+
+  start(): void {
     this.#running = this.#run();
   }
 

@@ -14,6 +14,13 @@ const PORTION = 100;
 /** Devices remembered to have messages; if there are more, all are looked through. */
 const MAX_DEVICES = 10_000;
 
+interface MessageRow {
+  readonly userId: string;
+  readonly deviceId: string;
+  readonly pos: number;
+  readonly json: string;
+}
+
 /** Send-to-device messages for the devices of one application service's users. */
 export class DeviceMessages {
   readonly #db: Database;
@@ -26,10 +33,6 @@ export class DeviceMessages {
     this.#service = service;
   }
 
-  get isEmpty(): boolean {
-    return this.#devices?.size === 0;
-  }
-
   /** There is a new message; whether that concerns the service. */
   note(userId: string, deviceId: string): boolean {
     if (!this.#service.isInterested(userId)) return false;
@@ -40,11 +43,27 @@ export class DeviceMessages {
 
   /** Messages at positions (from, to], as many as go into one transaction; `upTo` is where they end. */
   async after(from: number, to: number): Promise<{ messages: DeviceMessage[]; upTo: number }> {
-    this.#devices ??= await this.#withMessages(from);
-    const devices = [...this.#devices];
-    if (devices.length === 0) return { messages: [], upTo: to };
+    let devices = this.#devices;
+    // What is noted from here on is for the next time.
+    this.#devices = new Set();
+    let left = true;
+    try {
+      devices ??= await this.#withMessages(from);
+      if (devices.size === 0) {
+        left = false;
+        return { messages: [], upTo: to };
+      }
+      const rows = await this.#read([...devices], from, to);
+      left = rows.length >= PORTION;
+      return { messages: rows.map(asMessage), upTo: left ? rows.at(-1)!.pos : to };
+    } finally {
+      if (left) this.#devices = devices && this.#devices && devices.union(this.#devices);
+    }
+  }
+
+  #read(devices: readonly string[], from: number, to: number): Promise<MessageRow[]> {
     const keys = devices.map((key) => JSON.parse(key) as [string, string]);
-    const rows = await this.#db.query<{ userId: string; deviceId: string; pos: number; json: string }>(
+    return this.#db.query<MessageRow>(
       {
         name: 'appservice-device-messages',
         // What was sent together has one position.
@@ -55,16 +74,6 @@ export class DeviceMessages {
       },
       [keys.map(([userId]) => userId), keys.map(([, deviceId]) => deviceId), from, to],
     );
-    const all = rows.length < PORTION;
-    if (all) for (const key of devices) this.#devices.delete(key);
-    return {
-      messages: rows.map(({ userId, deviceId, json }) => ({
-        ...(JSON.parse(json) as Pick<DeviceMessage, 'type' | 'sender' | 'content'>),
-        to_user_id: userId,
-        to_device_id: deviceId,
-      })),
-      upTo: all ? to : rows.at(-1)!.pos,
-    };
   }
 
   async #withMessages(from: number): Promise<Set<string>> {
@@ -75,4 +84,12 @@ export class DeviceMessages {
     const own = rows.filter(({ userId }) => this.#service.isInterested(userId));
     return new Set(own.map(({ userId, deviceId }) => JSON.stringify([userId, deviceId])));
   }
+}
+
+function asMessage({ userId, deviceId, json }: MessageRow): DeviceMessage {
+  return {
+    ...(JSON.parse(json) as Pick<DeviceMessage, 'type' | 'sender' | 'content'>),
+    to_user_id: userId,
+    to_device_id: deviceId,
+  };
 }

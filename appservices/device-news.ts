@@ -15,6 +15,11 @@ export interface DeviceLists {
   readonly left: string[];
 }
 
+interface Device {
+  readonly userId: string;
+  readonly deviceId: string;
+}
+
 type ByDevice<V> = Record<string, Record<string, V>>;
 
 export interface KeysLeft {
@@ -36,8 +41,8 @@ export class DeviceNews {
   readonly #rooms: Rooms;
   readonly #keyCounts: KeyCounts;
   #listsMoved = true;
-  /** Devices of the service's users that have keys. */
-  #devices: Array<{ userId: string; deviceId: string }> | undefined;
+  /** Devices of the service's users that have keys; `undefined` when that may have changed. */
+  #devices: Promise<Device[]> | undefined;
   /** What was last said of each device. */
   readonly #told = new Map<string, string>();
 
@@ -52,10 +57,6 @@ export class DeviceNews {
     this.#keyCounts = parts.keyCounts;
   }
 
-  get isEmpty(): boolean {
-    return !this.#listsMoved;
-  }
-
   /** The devices or keys of a user changed. */
   note(userId: string): void {
     this.#listsMoved = true;
@@ -65,8 +66,22 @@ export class DeviceNews {
   /** Users of interest whose devices changed at positions (from, to]. */
   async changed(from: number, to: number): Promise<{ users: string[]; upTo: number }> {
     if (!this.#listsMoved) return { users: [], upTo: to };
+    // What changes from here on is for the next time.
     this.#listsMoved = false;
-    const rows = await this.#db.query<{ pos: number; userId: string }>(
+    const rows = await this.#changes(from, to).catch((error) => {
+      this.#listsMoved = true;
+      throw error;
+    });
+    const users: string[] = [];
+    for (const userId of new Set(rows.map(({ userId }) => userId)))
+      if (await this.#interest.inUser(userId)) users.push(userId);
+    if (rows.length < PORTION) return { users, upTo: to };
+    this.#listsMoved = true;
+    return { users, upTo: rows.at(-1)!.pos };
+  }
+
+  #changes(from: number, to: number): Promise<Array<{ pos: number; userId: string }>> {
+    return this.#db.query(
       {
         name: 'appservice-device-lists',
         text: `SELECT pos, user_id AS "userId" FROM device_list_changes
@@ -74,12 +89,6 @@ export class DeviceNews {
       },
       [from, to],
     );
-    const users: string[] = [];
-    for (const userId of new Set(rows.map(({ userId }) => userId)))
-      if (await this.#interest.inUser(userId)) users.push(userId);
-    if (rows.length < PORTION) return { users, upTo: to };
-    this.#listsMoved = true;
-    return { users, upTo: rows.at(-1)!.pos };
   }
 
   /** Adds those who, by these events, begin or cease to share a room with the service's users. */
@@ -137,17 +146,25 @@ export class DeviceNews {
     return others;
   }
 
-  async #ownDevices(): Promise<ReadonlyArray<{ userId: string; deviceId: string }>> {
+  #ownDevices(): Promise<Device[]> {
     if (this.#devices) return this.#devices;
-    const rows = await this.#db.query<{ userId: string; deviceId: string }>(
+    const reading = this.#readDevices();
+    this.#devices = reading;
+    reading.catch(() => {
+      if (this.#devices === reading) this.#devices = undefined;
+    });
+    return reading;
+  }
+
+  async #readDevices(): Promise<Device[]> {
+    const devices = await this.#db.query<Device>(
       `SELECT k.user_id AS "userId", k.device_id AS "deviceId"
        FROM device_keys k JOIN accounts a ON a.user_id = k.user_id
        WHERE a.appservice_id = $1 ORDER BY k.user_id, k.device_id LIMIT ${MAX_DEVICES}`,
       [this.#service.id],
     );
-    const counted = new Set(rows.map(({ userId, deviceId }) => JSON.stringify([userId, deviceId])));
-    for (const key of this.#told.keys()) if (!counted.has(key)) this.#told.delete(key);
-    this.#devices = rows;
-    return rows;
+    const known = new Set(devices.map(({ userId, deviceId }) => JSON.stringify([userId, deviceId])));
+    for (const key of this.#told.keys()) if (!known.has(key)) this.#told.delete(key);
+    return devices;
   }
 }

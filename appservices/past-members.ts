@@ -1,7 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { News } from './news-feed.ts';
 import type { Appservice } from './registry.ts';
+
+/** Milliseconds. */
+const COMMIT_WAIT_MS = 2;
 
 /**
  * A service's users in rooms as they were, while it catches up: a room's members at the first event that is asked for,
@@ -35,21 +39,23 @@ export class PastMembers {
     return members;
   }
 
-  /** Today's members, less what changed since. */
+  /** Today's members, less what changed since. A live room is ahead of what is committed: that is waited for. */
   async #read(room: Room, pos: number): Promise<Set<string>> {
-    const { db, serverName } = this.#rooms.parts;
+    const { db, serverName, stream } = this.#rooms.parts;
+    const now = room.lastMembershipChange;
+    const members = new Set([...room.joinedHere].filter((userId) => this.#service.isInterested(userId)));
+    while (stream.current < now) await sleep(COMMIT_WAIT_MS);
     const changed = await db.query<{ userId: string; before: string | null }>(
       {
         name: 'appservice-past-members',
         text: `SELECT DISTINCT ON (e.state_key) e.state_key AS "userId", p.json AS before
                FROM events e LEFT JOIN events p ON p.event_id = e.replaces
-               WHERE e.room = $1 AND e.pos > $2 AND e.status = 0 AND NOT e.backfilled AND e.type = 'm.room.member'
-                 AND substr(e.state_key, strpos(e.state_key, ':') + 1) = $3
+               WHERE e.room = $1 AND e.pos > $2 AND e.pos <= $3 AND e.status = 0 AND NOT e.backfilled AND e.type = 'm.room.member'
+                 AND substr(e.state_key, strpos(e.state_key, ':') + 1) = $4
                ORDER BY e.state_key, e.pos`,
       },
-      [room.nid, pos, serverName],
+      [room.nid, pos, now, serverName],
     );
-    const members = new Set([...room.joinedHere].filter((userId) => this.#service.isInterested(userId)));
     for (const { userId, before } of changed) {
       if (!this.#service.isInterested(userId)) continue;
       if (before !== null && membershipIn(before) === 'join') members.add(userId);

@@ -86,7 +86,7 @@ export function composeAppservices(core: Core): AppservicesArea {
       deliveries = started;
       core.onReady(async () => {
         await makeSenders(services, accounts);
-        await started.start();
+        await started.prepare();
       });
       core.onClose(async () => {
         await started.close();
@@ -95,6 +95,7 @@ export function composeAppservices(core: Core): AppservicesArea {
     },
 
     clientRoutes(scope) {
+      scope.addHook('onListen', async () => deliveries?.start());
       pingRoutes(scope, {
         services,
         client,
