@@ -1,4 +1,4 @@
-import type { Pusher, PusherRequest, Pushers, StoredPusher } from '@trellis/users/pushers.ts';
+import type { PusherRequest, Pushers, StoredPusher } from '@trellis/users/pushers.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
@@ -6,6 +6,10 @@ import { requesterOf } from './authentication.ts';
 export interface PushersDeps {
   readonly pushers: Pushers;
 }
+
+/** MSC3881: switching the pushers of other devices off and on, and whose device each is. */
+const ENABLED = 'org.matrix.msc3881.enabled';
+const DEVICE_ID = 'org.matrix.msc3881.device_id';
 
 const text = Type.Optional(Type.String());
 
@@ -19,6 +23,7 @@ const body = Type.Object({
   lang: text,
   data: Type.Optional(Type.Record(Type.String(), Type.Any())),
   append: Type.Optional(Type.Boolean()),
+  [ENABLED]: Type.Optional(Type.Boolean()),
 });
 
 /** Pushers (spec: "Push Notifications"). */
@@ -27,19 +32,21 @@ export function pusherRoutes(app: FastifyInstance, { pushers }: PushersDeps): vo
     pushers: (await pushers.of(requesterOf(request).userId)).map(shown),
   }));
 
-  app.post<{ Body: PusherRequest }>(
+  app.post<{ Body: PusherRequest & { [ENABLED]?: boolean } }>(
     '/_matrix/client/v3/pushers/set',
     { schema: { body } },
     async (request) => {
       const { userId, deviceId } = requesterOf(request);
-      await pushers.set(userId, deviceId, request.body);
+      const { [ENABLED]: enabled, ...pusher } = request.body;
+      await pushers.set(userId, deviceId, { ...pusher, enabled });
       return {};
     },
   );
 }
 
-function shown(pusher: StoredPusher): Pusher {
+function shown(pusher: StoredPusher): object {
   const { pushkey, kind, app_id, app_display_name, device_display_name, profile_tag, lang, data } = pusher;
+  const { enabled, deviceId } = pusher;
   return {
     pushkey,
     kind,
@@ -49,5 +56,7 @@ function shown(pusher: StoredPusher): Pusher {
     ...(profile_tag && { profile_tag }),
     lang,
     data,
+    [ENABLED]: enabled,
+    ...(deviceId !== null && { [DEVICE_ID]: deviceId }),
   };
 }

@@ -14,6 +14,8 @@ export interface Pusher {
   readonly profile_tag?: string;
   readonly lang: string;
   readonly data: JsonObject;
+  /** Whether it is told of anything (MSC3881); switched off by any of the user's devices. */
+  readonly enabled: boolean;
 }
 
 /** The body of `POST /pushers/set`, each member of the right type. */
@@ -45,10 +47,27 @@ const MAX_APP_ID_LENGTH = 64;
 const MAX_TEXT_LENGTH = 1024;
 const MAX_DATA_LENGTH = 16 * 1024;
 const MAX_PUSHERS = 100;
+const EMAIL_APP = 'm.email';
 const GATEWAY_PATH = '/_matrix/push/v1/notify';
 
 const COLUMNS = `user_id AS "userId", app_id, pushkey, kind, app_display_name, device_display_name, profile_tag, lang,
-  data, device_id AS "deviceId", pos`;
+  data, enabled, device_id AS "deviceId", pos`;
+
+/**
+ * A pusher that is switched on begins anew. It stays that of its device when another one does no more than switch it
+ * (MSC3881). One that could not deliver is tried again at once: what was wrong with it may be what has changed.
+ */
+const UPSERT = `
+  INSERT INTO pushers (user_id, app_id, pushkey, kind, app_display_name, device_display_name, profile_tag, lang, data,
+                       device_id, pos, created_ts, enabled)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+  ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET kind = EXCLUDED.kind,
+    app_display_name = EXCLUDED.app_display_name, device_display_name = EXCLUDED.device_display_name,
+    profile_tag = EXCLUDED.profile_tag, lang = EXCLUDED.lang, data = EXCLUDED.data, enabled = EXCLUDED.enabled,
+    device_id = CASE WHEN pushers.enabled <> EXCLUDED.enabled AND (pushers.kind, pushers.data, pushers.lang)
+      = (EXCLUDED.kind, EXCLUDED.data, EXCLUDED.lang) THEN pushers.device_id ELSE EXCLUDED.device_id END,
+    pos = CASE WHEN pushers.enabled THEN pushers.pos ELSE EXCLUDED.pos END,
+    due_ts = CASE WHEN pushers.enabled AND EXCLUDED.enabled THEN least(pushers.due_ts, EXCLUDED.created_ts) END`;
 
 /** Pushers of local users (spec: "Push Notifications"). A pusher goes with the device whose access token set it. */
 export class Pushers {
@@ -106,6 +125,11 @@ export class Pushers {
     this.#tell(userId);
   }
 
+  /** An address is no longer the user's: no mail goes there any more. */
+  async deleteAddress(userId: string, address: string): Promise<void> {
+    await this.delete(userId, EMAIL_APP, address);
+  }
+
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
     await this.#db.query('DELETE FROM pushers WHERE user_id = $1', [userId]);
@@ -118,6 +142,7 @@ export class Pushers {
 
   async #checked(userId: string, request: PusherRequest): Promise<Pusher> {
     const { kind, app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data } = request;
+    const { enabled = true } = request;
     const required = { app_display_name, device_display_name, lang, data };
     const missing = Object.entries(required).flatMap(([name, value]) => (value === undefined ? [name] : []));
     if (missing.length > 0) throw missingParam(`Missing parameters: ${missing.join(', ')}`);
@@ -135,6 +160,7 @@ export class Pushers {
       ...(profile_tag !== undefined && { profile_tag }),
       lang: lang!,
       data: data!,
+      enabled,
     };
   }
 
@@ -147,7 +173,7 @@ export class Pushers {
   }
 
   async #checkAddress(userId: string, appId: string, address: string): Promise<void> {
-    if (appId !== 'm.email') throw invalidParam('The app_id of email pushers is m.email');
+    if (appId !== EMAIL_APP) throw invalidParam('The app_id of email pushers is m.email');
     const rows = await this.#db.query(
       `SELECT 1 FROM account_threepids WHERE user_id = $1 AND medium = 'email' AND address = $2`,
       [userId, address],
@@ -162,29 +188,21 @@ export class Pushers {
       [userId, app_id, pushkey],
     );
     if (rows[0]!.others >= MAX_PUSHERS) throw tooLarge(`No more than ${MAX_PUSHERS} pushers can be set`);
-    await tx.query(
-      `INSERT INTO pushers (user_id, app_id, pushkey, kind, app_display_name, device_display_name, profile_tag,
-                            lang, data, device_id, pos, created_ts)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-       ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET kind = EXCLUDED.kind,
-         app_display_name = EXCLUDED.app_display_name, device_display_name = EXCLUDED.device_display_name,
-         profile_tag = EXCLUDED.profile_tag, lang = EXCLUDED.lang, data = EXCLUDED.data,
-         device_id = EXCLUDED.device_id`,
-      [
-        userId,
-        app_id,
-        pushkey,
-        pusher.kind,
-        pusher.app_display_name,
-        pusher.device_display_name,
-        pusher.profile_tag ?? null,
-        pusher.lang,
-        JSON.stringify(pusher.data),
-        deviceId ?? null,
-        this.#eventPosition(),
-        Date.now(),
-      ],
-    );
+    await tx.query(UPSERT, [
+      userId,
+      app_id,
+      pushkey,
+      pusher.kind,
+      pusher.app_display_name,
+      pusher.device_display_name,
+      pusher.profile_tag ?? null,
+      pusher.lang,
+      JSON.stringify(pusher.data),
+      deviceId ?? null,
+      this.#eventPosition(),
+      Date.now(),
+      pusher.enabled,
+    ]);
   }
 }
 

@@ -19,6 +19,7 @@ import { composeMedia } from './media.ts';
 import { composeReceive } from './receive.ts';
 import { composeRoomsRead } from './rooms-read.ts';
 import { composeServerNotices, noticesSender } from './server-notices.ts';
+import { composeMailer, composePush } from './push.ts';
 import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -46,6 +47,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const accounts = composeAccounts(core, {
     deviceLists: lists,
     remoteProfiles: remoteProfiles(transport.client),
+  const mailer = composeMailer(core);
     appservices: appservices.tokens,
   });
   accounts.profiles.onMissing(appservices.madeUser);
@@ -100,6 +102,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     media,
     membership,
     receiving,
+  const push = composePush(core, { transport, userData, mailer });
     roomsRead,
     userData,
   };
@@ -107,8 +110,21 @@ async function composeAreas(core: Core, transport: FederationTransport) {
 
 function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
   const { config, rooms, memberships, notifier } = core;
-  const { accounts, appservices, delayed, e2ee, handshakes, media, membership, roomsRead, userData } = areas;
+  const {
+    accounts,
+    appservices,
+    delayed,
+    e2ee,
+    extensions,
+    handshakes,
+    media,
+    membership,
+    push,
+    roomsRead,
+    userData,
+  } = areas;
   const { aliases } = roomsRead;
+    push,
   const createRoom = {
     rooms,
     membership,
@@ -140,6 +156,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
       relations: roomsRead.relations,
     });
   });
+    push.openRoutes(scope);
 }
 
 function federationApi(

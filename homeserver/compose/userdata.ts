@@ -43,6 +43,7 @@ const UNSTABLE_FEATURES = {
   'org.matrix.msc3391': true,
   'org.matrix.msc3771': true,
   'org.matrix.msc3773': true,
+  'org.matrix.msc3881': true,
   'org.matrix.msc3890': true,
   'org.matrix.msc4155': true,
 };
@@ -94,7 +95,12 @@ function userDataServices({ config, db, streams, rooms }: Core, { devices }: Use
     filters: new Filters(db),
     typing: new Typing(streams.typing),
     presence: new Presence({ db, stream: streams.presence, enabled: config.presence.enabled }),
-    pushers: new Pushers({ db, devices, eventPosition: () => rooms.parts.stream.current }),
+    pushers: new Pushers({
+      db,
+      devices,
+      eventPosition: () => rooms.parts.stream.current,
+      allowInsecure: config.push.allow_insecure,
+    }),
     unread: new Unread({ rooms, evaluation, reads: receipts }),
     notifications: new Notifications({ rooms, evaluation, reads: receipts }),
   };

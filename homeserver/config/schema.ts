@@ -91,6 +91,8 @@ export const configSchema = section({
     guests: flag(false),
     shared_secret: optional('a long random text'),
   }),
+    require_email: flag(false),
+    require_phone: flag(false),
   passwords: section({
     pepper_file: optional('pepper.txt'),
     memory_kib: count(19_456, { minimum: 64 }),
@@ -126,6 +128,54 @@ export const configSchema = section({
   rate_limits: section({
     enabled: flag(true),
     messages: rate(5, 20),
+  push: section({
+    allow_insecure: flag(false),
+    deny_addresses: Type.Optional(Type.Array(Type.String(), { examples: [['10.0.0.0/8']] })),
+    allow_addresses: texts([], '192.168.1.7/32'),
+    badge: Type.Enum(['messages', 'rooms'], { default: 'messages', examples: ['messages'] }),
+  }),
+  email: Type.Optional(
+    Type.Object(
+      {
+        from: text('Example <matrix@example.org>'),
+        smtp: Type.Object(
+          {
+            host: text('mail.example.org'),
+            port: port(587),
+            security: Type.Enum(['starttls', 'tls', 'none'], { default: 'starttls', examples: ['starttls'] }),
+            username: optional('matrix'),
+            password: optional('a long random text'),
+            verify_tls: flag(true),
+          },
+          { additionalProperties: false, examples: [{ host: 'mail.example.org' }] },
+        ),
+        notifications: flag(true),
+        notification_delay_ms: count(600_000),
+        client_url: text('https://app.element.io', {
+          default: 'https://app.element.io',
+          pattern: '^https?://',
+        }),
+      },
+      { additionalProperties: false },
+    ),
+  ),
+  sms: Type.Optional(
+    Type.Object(
+      {
+        url: text('https://sms.example.org/send', { pattern: '^https?://' }),
+        headers: Type.Record(Type.String(), Type.String(), {
+          default: {},
+          examples: [{ authorization: 'Bearer a-long-random-text' }],
+        }),
+        body: Type.Record(Type.String(), Type.Any(), {
+          default: { to: '{number}', text: '{text}' },
+          examples: [{ to: '{number}', text: '{text}' }],
+        }),
+        form: flag(false),
+      },
+      { additionalProperties: false, examples: [{ url: 'https://sms.example.org/send' }] },
+    ),
+  ),
     joins: rate(1, 20),
     invites: rate(0.5, 20),
     room_creation: rate(0.2, 10),
@@ -150,6 +200,7 @@ export const configSchema = section({
             verify_keys: Type.Optional(Type.Record(Type.String(), Type.String())),
           },
           { additionalProperties: false },
+    verification: rate(0.005, 5),
         ),
         { examples: [[{ server_name: 'matrix.org' }]] },
       ),

@@ -27,7 +27,7 @@ describe('pushers', () => {
     await pushers.set(ALICE, 'A', request());
     const [made] = await pushers.of(ALICE);
     const { append: _, ...expected } = request();
-    assert.deepEqual(made, { ...expected, userId: ALICE, deviceId: 'A', pos: 42 });
+    assert.deepEqual(made, { ...expected, enabled: true, userId: ALICE, deviceId: 'A', pos: 42 });
     await pushers.set(ALICE, 'A', request({ lang: 'de' }));
     await pushers.set(ALICE, 'A', request({ pushkey: 'other' }));
     assert.deepEqual(
