@@ -37,23 +37,27 @@ export function adminRoutes(app: FastifyInstance, { accounts, devices }: AdminDe
     ['lock', 'locked', accounts.setLocked],
     ['suspend', 'suspended', accounts.setSuspended],
   ] as const) {
-    const path = `/_matrix/client/v1/admin/${action}/:userId`;
+    // The second is the name that MSC4323 had before v1.18.
+    for (const base of ['/_matrix/client/v1/admin', '/_matrix/client/unstable/uk.timedout.msc4323/admin']) {
+      const path = `${base}/${action}/:userId`;
 
-    app.get<{ Params: UserParams }>(path, async (request) => {
-      const account = await subjectOf(request);
-      return { [member]: account[member] };
-    });
+      app.get<{ Params: UserParams }>(path, async (request) => {
+        const account = await subjectOf(request);
+        return { [member]: account[member] };
+      });
 
-    app.put<{ Params: UserParams; Body: { [name: string]: boolean } }>(
-      path,
-      { schema: { body: Type.Object({ [member]: Type.Boolean() }) } },
-      async (request) => {
-        const { userId } = await subjectOf(request);
-        if (userId === requesterOf(request).userId) throw forbidden(`You cannot ${action} your own account`);
-        await set.call(accounts, userId, request.body[member]!);
-        return { [member]: request.body[member] };
-      },
-    );
+      app.put<{ Params: UserParams; Body: { [name: string]: boolean } }>(
+        path,
+        { schema: { body: Type.Object({ [member]: Type.Boolean() }) } },
+        async (request) => {
+          const { userId } = await subjectOf(request);
+          if (userId === requesterOf(request).userId)
+            throw forbidden(`You cannot ${action} your own account`);
+          await set.call(accounts, userId, request.body[member]!);
+          return { [member]: request.body[member] };
+        },
+      );
+    }
   }
 
   /** The account that an administrator asks for. Others learn nothing of it, not even whether it exists. */

@@ -6,12 +6,14 @@ import { requesterOf } from './authentication.ts';
 export interface CapabilitiesDeps {
   readonly accounts: Accounts;
   readonly defaultRoomVersion: string;
+  /** Rooms are forgotten when they are left (MSC4267). */
+  readonly forgetsOnLeave?: boolean;
 }
 
 /** `GET /capabilities` (spec: "Capabilities negotiation"). */
 export function capabilitiesRoutes(
   app: FastifyInstance,
-  { accounts, defaultRoomVersion }: CapabilitiesDeps,
+  { accounts, defaultRoomVersion, forgetsOnLeave = false }: CapabilitiesDeps,
 ): void {
   const available = Object.fromEntries(
     knownRoomVersions().map(({ id, stable }) => [id, stable ? 'stable' : 'unstable']),
@@ -28,8 +30,12 @@ export function capabilitiesRoutes(
         'm.profile_fields': { enabled: true, ...(isGuest && { allowed: ['displayname'] }) },
         'm.set_displayname': { enabled: true },
         'm.set_avatar_url': { enabled: !isGuest },
-        'm.forget_forced_upon_leave': { enabled: false },
-        ...(isAdmin && { 'm.account_moderation': { suspend: true, lock: true } }),
+        'm.forget_forced_upon_leave': { enabled: forgetsOnLeave },
+        ...(isAdmin && {
+          'm.account_moderation': { suspend: true, lock: true },
+          // As it was called before v1.18.
+          'uk.timedout.msc4323': { suspend: true, lock: true },
+        }),
       },
     };
   });

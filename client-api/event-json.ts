@@ -1,3 +1,4 @@
+import { stickyUntil } from '@trellis/rooms/sticky-events.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 
 /** For whom an event is written out. */
@@ -43,6 +44,10 @@ function unsigned(event: StoredEvent, viewer: Viewer): string {
       `,"prev_content":${JSON.stringify(replaces.content)},"prev_sender":${JSON.stringify(replaces.sender)}` +
       `,"replaces_state":${JSON.stringify(replaces.eventId)}`;
   if (redactedBy) json += `,"redacted_because":${eventJson(redactedBy, { ...viewer, relations: undefined })}`;
+  if (event.stickyMs !== undefined) {
+    const left = (stickyUntil(event) ?? 0) - (viewer.now ?? Date.now());
+    json += `,"msc4354_sticky_duration_ttl_ms":${Math.max(0, left)}`;
+  }
   const relations = viewer.relations?.get(event.eventId);
   if (relations !== undefined) json += `,"m.relations":${relations}`;
   return json;

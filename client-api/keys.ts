@@ -20,14 +20,14 @@ export interface KeysRoutesDeps {
 }
 
 const signatures = mapOf(mapOf(Type.String()));
-const deviceKeysSchema = Type.Object({
+export const deviceKeysSchema = Type.Object({
   user_id: Type.String(),
   device_id: Type.String(),
   algorithms: Type.Array(Type.String(), { maxItems: 100 }),
   keys: mapOf(Type.String()),
   signatures,
 });
-const keyObjects = mapOf(Type.Union([Type.String(), Type.Object({ key: Type.String(), signatures })]));
+export const keyObjects = mapOf(Type.Union([Type.String(), Type.Object({ key: Type.String(), signatures })]));
 const uploadBody = Type.Object({
   device_keys: Type.Optional(deviceKeysSchema),
   one_time_keys: Type.Optional(keyObjects),

@@ -9,14 +9,16 @@ const body = Type.Object({ reason: Type.String({ maxLength: 10_000 }) });
 
 /** `POST /users/{userId}/report` (spec: "Reporting content"). Does not say whether there is such a user. */
 export function reportUserRoutes(app: FastifyInstance, { reports }: { readonly reports: UserReports }): void {
-  app.post<{ Params: { userId: string }; Body: { reason: string } }>(
-    '/_matrix/client/v3/users/:userId/report',
-    { schema: { body } },
-    async (request) => {
-      const { userId } = request.params;
-      if (!parseUserId(userId)) throw invalidParam('That is no user id');
-      await reports.add(requesterOf(request).userId, userId, request.body.reason);
-      return {};
-    },
-  );
+  // The second is the name that MSC4260 had before v1.14.
+  for (const base of ['v3/users', 'unstable/org.matrix.msc4260/users'])
+    app.post<{ Params: { userId: string }; Body: { reason: string } }>(
+      `/_matrix/client/${base}/:userId/report`,
+      { schema: { body } },
+      async (request) => {
+        const { userId } = request.params;
+        if (!parseUserId(userId)) throw invalidParam('That is no user id');
+        await reports.add(requesterOf(request).userId, userId, request.body.reason);
+        return {};
+      },
+    );
 }

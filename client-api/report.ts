@@ -44,14 +44,16 @@ export function reportRoutes(app: FastifyInstance, { rooms, reports }: ReportDep
     return {};
   });
 
-  app.post<{ Params: { roomId: string }; Body: { reason: string } }>(
-    '/_matrix/client/v3/rooms/:roomId/report',
-    { schema: { body: requiredReason } },
-    async (request) => {
-      const { roomId } = request.params;
-      if (!(await rooms.get(roomId))) throw notFound('The room was not found');
-      await reports.add({ reporter: requesterOf(request).userId, roomId, reason: request.body.reason });
-      return {};
-    },
-  );
+  // The second is the name that MSC4151 had before v1.13.
+  for (const base of ['v3/rooms', 'unstable/org.matrix.msc4151/rooms'])
+    app.post<{ Params: { roomId: string }; Body: { reason: string } }>(
+      `/_matrix/client/${base}/:roomId/report`,
+      { schema: { body: requiredReason } },
+      async (request) => {
+        const { roomId } = request.params;
+        if (!(await rooms.get(roomId))) throw notFound('The room was not found');
+        await reports.add({ reporter: requesterOf(request).userId, roomId, reason: request.body.reason });
+        return {};
+      },
+    );
 }

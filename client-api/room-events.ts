@@ -6,6 +6,8 @@ import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { FastifyInstance } from 'fastify';
 import { requesterOf } from './authentication.ts';
 import { type ClientEvents, sendJson } from './client-events.ts';
+import { eventJson } from './event-json.ts';
+import { unredactedContent, withContent } from './unredacted.ts';
 
 export interface RoomEventDeps {
   readonly rooms: Rooms;
@@ -22,6 +24,8 @@ export function roomEventRoutes(app: FastifyInstance, { rooms, clientEvents }: R
       const { roomId, eventId } = request.params;
       const found = await visibleEvent(rooms, roomId, eventId, reader.userId);
       if (!found) throw notFound('Event not found');
+      const content = await unredactedContent(request, rooms, found);
+      if (content) return sendJson(reply, withContent(eventJson(found.event, reader), content));
       return sendJson(reply, (await clientEvents.json(found.room, [found.event], reader))[0]!);
     },
   );

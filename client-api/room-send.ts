@@ -4,6 +4,7 @@ import { isEventId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { DelayedEvents } from '@trellis/rooms/delayed-events.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
+import type { RelatedRedactions } from '@trellis/rooms/related-redactions.ts';
 import { checkRelation } from '@trellis/rooms/relation-rules.ts';
 import { mayRedact } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
@@ -13,6 +14,7 @@ import type { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Requester, requesterOf, requireActive } from './authentication.ts';
 import { checkCanonicalAlias } from './canonical-alias.ts';
+import { stickyDurationOf } from './sticky-duration.ts';
 
 export interface RoomSendDeps {
   readonly rooms: Rooms;
@@ -20,7 +22,10 @@ export interface RoomSendDeps {
   readonly aliases: Aliases;
   readonly membership: Membership;
   readonly delayedEvents: Pick<DelayedEvents, 'schedule'>;
+  readonly relatedRedactions?: Pick<RelatedRedactions, 'add'>;
 }
+
+const MAX_REL_TYPES = 50;
 
 interface SendParams {
   roomId: string;
@@ -30,7 +35,7 @@ interface SendParams {
 
 /** Sending events, state and redactions (spec: "Sending events to a room", "Redactions"). */
 export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
-  const { rooms, transactions, aliases, membership } = deps;
+  const { rooms, transactions, aliases, membership, relatedRedactions } = deps;
 
   app.put<{ Params: SendParams; Body: JsonObject }>(
     '/_matrix/client/v3/rooms/:roomId/send/:eventType/:txnId',
@@ -43,7 +48,8 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
       // Since v1.18 redactions may be sent this way too (MSC4169).
       const redacts =
         eventType === 'm.room.redaction' && typeof content.redacts === 'string' ? content.redacts : undefined;
-      const eventId = await send(request, roomId, txnId, { type: eventType, content, redacts });
+      const draft = { type: eventType, content, redacts, stickyMs: stickyDurationOf(request) };
+      const eventId = await send(request, roomId, txnId, draft);
       return { event_id: eventId };
     },
   );
@@ -54,11 +60,18 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     async (request) => {
       const { roomId, eventId, txnId } = request.params;
       if (!isEventId(eventId)) throw invalidParam('That is no event id');
-      const { reason } = request.body ?? {};
+      const { reason, ...others } = request.body ?? {};
       if (reason !== undefined && typeof reason !== 'string') throw badJson('reason is not a string');
+      const relTypes = relTypesOf(others);
       const content: JsonObject = reason === undefined ? {} : { reason };
+      const redaction = { type: 'm.room.redaction', content, redacts: eventId };
+      const { userId } = requesterOf(request);
       return {
-        event_id: await send(request, roomId, txnId, { type: 'm.room.redaction', content, redacts: eventId }),
+        event_id: await send(request, roomId, txnId, redaction, async () => {
+          if (relTypes.length === 0) return;
+          const also = { roomId, target: eventId, sender: userId, relTypes };
+          await relatedRedactions?.add(reason === undefined ? also : { ...also, reason });
+        }),
       };
     },
   );
@@ -76,7 +89,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
         if (!leaves) requireActive(requester);
         const delay = delayOf(request);
         if (delay !== undefined) {
-          const draft = { roomId, type: eventType, stateKey, content };
+          const draft = { roomId, type: eventType, stateKey, content, stickyMs: stickyDurationOf(request) };
           return { delay_id: await deps.delayedEvents.schedule(userId, draft, delay, undefined) };
         }
         const room = await rooms.get(roomId);
@@ -97,6 +110,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
             stateKey,
             sender: userId,
             content,
+            stickyMs: stickyDurationOf(request),
             originServerTs: timestampOf(request),
           }),
         );
@@ -110,6 +124,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     roomId: string,
     txnId: string,
     draft: Omit<Draft, 'sender'>,
+    sent?: () => Promise<void>,
   ): Promise<string> {
     const requester = requesterOf(request);
     const { userId } = requester;
@@ -133,6 +148,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
         ),
       );
       await committed;
+      await sent?.();
       return event.eventId;
     });
   }
@@ -147,7 +163,7 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     const requester = requireActive(requesterOf(request));
     const key = `${roomId} ${type} ${txnId}`;
     const delayId = await transactions.once(requester, `delayed ${key}`, ({ deviceId }) => {
-      const draft = { roomId, type, content: contentOf(request) };
+      const draft = { roomId, type, content: contentOf(request), stickyMs: stickyDurationOf(request) };
       return deps.delayedEvents.schedule(requester.userId, draft, delay, `${deviceId} ${key}`);
     });
     return { delay_id: delayId };
@@ -164,6 +180,15 @@ function contentOf(request: FastifyRequest): JsonObject {
   if (typeof body !== 'object' || body === null || Array.isArray(body))
     throw badJson('The body is not a JSON object');
   return body as JsonObject;
+}
+
+/** Types of relations to the redacted event that go with it (MSC3912, by its name until it is in the spec). */
+function relTypesOf({ 'org.matrix.msc3912.with_relations': given }: JsonObject): string[] {
+  if (given === undefined) return [];
+  const isList = Array.isArray(given) && given.length <= MAX_REL_TYPES;
+  if (!isList || !given.every((type) => typeof type === 'string' && type.length <= 255))
+    throw badJson(`with_relations is not a list of up to ${MAX_REL_TYPES} relation types`);
+  return (given as string[]).filter((type) => !type.includes('\0'));
 }
 
 /** Milliseconds after which the event is to be sent (MSC4140). */

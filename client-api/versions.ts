@@ -8,6 +8,7 @@ const FEATURES = {
   'org.matrix.e2e_cross_signing': true,
   'uk.tcpip.msc4133': true,
   'uk.tcpip.msc4133.stable': true,
+  'org.matrix.msc3266': true,
   'uk.half-shot.msc2666.query_mutual_rooms': true,
   'uk.half-shot.msc2666.query_mutual_rooms.stable': true,
 };

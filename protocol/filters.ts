@@ -40,6 +40,8 @@ export interface Filter {
   readonly presence?: EventFilter;
   readonly account_data?: EventFilter;
   readonly room?: RoomFilter;
+  /** Fields of profiles whose changes are wanted (MSC4429). */
+  readonly profile_fields?: readonly string[];
 }
 
 /** What a filter looks at. */
@@ -60,6 +62,7 @@ export function parseFilter(json: JsonValue): Filter {
     presence: eventFilterAt(body, 'presence'),
     account_data: eventFilterAt(body, 'account_data'),
     room: body.room === undefined ? undefined : parseRoomFilter(body.room),
+    profile_fields: profileFields(body['org.matrix.msc4429.profile_fields'] ?? body.profile_fields),
   });
 }
 
@@ -96,6 +99,10 @@ export function parseEventFilter(json: JsonValue): EventFilter {
     rel_types: strings(body, 'rel_types') ?? strings(body, 'org.matrix.msc3874.rel_types'),
     not_rel_types: strings(body, 'not_rel_types') ?? strings(body, 'org.matrix.msc3874.not_rel_types'),
   });
+}
+
+function profileFields(json: JsonValue | undefined): readonly string[] | undefined {
+  return json === undefined ? undefined : strings(objectOf(json, 'profile_fields'), 'ids');
 }
 
 function eventFilterAt(body: JsonObject, name: string): EventFilter | undefined {

@@ -23,6 +23,8 @@ export interface EventProto {
   readonly state_key?: string;
   readonly content: JsonObject;
   readonly redacts?: string;
+  /** For how long the event is sticky (MSC4354). */
+  readonly msc4354_sticky?: { readonly duration_ms: number };
   readonly prev_events: readonly string[];
   readonly auth_events: readonly string[];
   readonly depth: number;
@@ -60,6 +62,7 @@ export function buildEvent(
   if (proto.room_id !== undefined) pdu.room_id = proto.room_id;
   if (proto.state_key !== undefined) pdu.state_key = proto.state_key;
   if (proto.redacts !== undefined) pdu.redacts = proto.redacts;
+  if (proto.msc4354_sticky !== undefined) pdu.msc4354_sticky = { ...proto.msc4354_sticky };
   if (proto.unsigned !== undefined) pdu.unsigned = proto.unsigned;
   if (version.eventIds === 'server') {
     const pairs = (ids: readonly string[]) => ids.map((id) => [id, { sha256: referenceHashOf?.(id) ?? '' }]);

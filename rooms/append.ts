@@ -12,6 +12,7 @@ import {
 import { applyRedaction } from './redactions.ts';
 import { type Member, memberFromEvent, type Room } from './room.ts';
 import type { EventChange, Rooms } from './rooms.ts';
+import { storeSticky } from './sticky-events.ts';
 
 /**
  * Positions left free before an event whose predecessors are not here: backfilled history takes its place in the
@@ -106,6 +107,7 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
           redaction?.store,
           removedMembers(room, memberships),
           markRelayed(room, pos, plan),
+          plan.status === 'rejected' ? undefined : storeSticky(room, plan.event, pos),
         ),
       },
     ])

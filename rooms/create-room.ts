@@ -32,6 +32,8 @@ export interface CreateRoomParts {
   readonly aliases: Aliases;
   readonly profile: (userId: string) => Promise<Profile>;
   readonly defaultVersion: string;
+  /** Throws when the user may create no more rooms. */
+  readonly mayCreate?: (creator: string) => Promise<void>;
 }
 
 const PRESETS = {
@@ -48,6 +50,7 @@ export async function createRoom(
 ): Promise<string> {
   const { rooms, aliases, membership } = parts;
   const version = chosenVersion(parts, request);
+  await parts.mayCreate?.(creator);
   const preset = request.preset ?? (request.visibility === 'public' ? 'public_chat' : 'private_chat');
   const invitees = [...new Set(request.invite ?? [])];
   for (const invitee of invitees)

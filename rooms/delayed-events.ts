@@ -25,7 +25,7 @@ export interface DelayedEventsParts {
 }
 
 /** What a user wants sent later. */
-export type DelayedDraft = Pick<DelayedEvent, 'roomId' | 'type' | 'stateKey' | 'content'>;
+export type DelayedDraft = Pick<DelayedEvent, 'roomId' | 'type' | 'stateKey' | 'content' | 'stickyMs'>;
 
 /** Events looked at in one go. */
 const BATCH = 100;
@@ -227,10 +227,10 @@ export class DelayedEvents {
   }
 }
 
-function asDraft(sender: string, { type, stateKey, content }: DelayedDraft): Draft {
+function asDraft(sender: string, { type, stateKey, content, stickyMs }: DelayedDraft): Draft {
   const redacts =
     type === 'm.room.redaction' && typeof content.redacts === 'string' ? content.redacts : undefined;
-  return { type, sender, content, redacts, ...(stateKey === undefined ? {} : { stateKey }) };
+  return { type, sender, content, redacts, stickyMs, ...(stateKey === undefined ? {} : { stateKey }) };
 }
 
 const gone = () => notFound('There is no such delayed event');

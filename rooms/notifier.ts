@@ -90,9 +90,11 @@ export class Notifier {
   readonly #events: Stream<EventChange>;
   readonly #feeds = new LRUCache<string, UserFeed>({ max: MAX_FEEDS });
   readonly #closing = new AbortController();
+  readonly #shared: SharedRooms;
 
   constructor(rooms: Rooms, streams: Streams, shared: SharedRooms) {
     this.#streams = streams;
+    this.#shared = shared;
     this.#events = rooms.parts.stream;
     this.#events.subscribe((pos, change) => {
       const entry: FeedEntry = { stream: 'events', pos, roomId: change.roomId };
@@ -117,17 +119,19 @@ export class Notifier {
       for (const member of rooms.peek(roomId)?.joinedHere ?? [])
         this.#add(member, { stream: 'typing', pos, roomId });
     });
-    const wakeSharers = ({ userId }: { userId: string }) => {
-      shared.localUsersSharingRoomWith(userId).then(
-        (users) => {
-          for (const other of users) this.#feeds.get(other)?.wake();
-        },
-        // Those who would have been woken find the change with their next sync.
-        () => {},
-      );
-    };
-    streams.deviceLists.subscribe((_pos, change) => wakeSharers(change));
-    streams.presence.subscribe((_pos, change) => wakeSharers(change));
+    streams.deviceLists.subscribe((_pos, { userId }) => this.wakeSharers(userId));
+    streams.presence.subscribe((_pos, { userId }) => this.wakeSharers(userId));
+  }
+
+  /** Wakes the syncs of local users who share a room with the user, for what they have to look up themselves. */
+  wakeSharers(userId: string): void {
+    this.#shared.localUsersSharingRoomWith(userId).then(
+      (users) => {
+        for (const other of users) this.#feeds.get(other)?.wake();
+      },
+      // Those who would have been woken find the change with their next sync.
+      () => {},
+    );
   }
 
   /** Where all streams stand now. */
@@ -188,6 +192,11 @@ export class Notifier {
   /** Answers all long polls: the server stops. */
   close(): void {
     this.#closing.abort();
+  }
+
+  /** Lets one user's syncs know of something that is announced to nobody else. */
+  tell(userId: string, entry: FeedEntry): void {
+    this.#add(userId, entry);
   }
 
   #add(userId: string, entry: FeedEntry): void {

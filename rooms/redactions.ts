@@ -44,6 +44,7 @@ export function applyRedaction(
         target = undefined;
         return;
       }
+      await rooms.parts.redactedOriginals?.keep(tx, target);
       await tx.query('UPDATE events SET json = $2, redacted_by = $3 WHERE event_id = $1', [
         target.eventId,
         JSON.stringify(redact(target.pdu, room.version)),

@@ -8,6 +8,7 @@ import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Stream } from '@trellis/storage/streams.ts';
+import type { RedactedOriginals } from './redacted-originals.ts';
 import { type Member, Room } from './room.ts';
 import { TimelineTail } from './timeline-tail.ts';
 
@@ -50,6 +51,8 @@ export interface EngineParts {
   readonly stream: Stream<EventChange>;
   readonly serverName: string;
   readonly signingKey: SigningKey;
+  /** Only where redacted events are kept for a while. */
+  readonly redactedOriginals?: RedactedOriginals | undefined;
 }
 
 /** Rooms kept live in memory at the most, besides those that are being written to. */

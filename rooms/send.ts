@@ -23,6 +23,8 @@ export interface Draft {
   readonly content: JsonObject;
   /** For redactions: the target; put where the room version has it. */
   readonly redacts?: string;
+  /** For how long the event is sticky, in milliseconds (MSC4354). */
+  readonly stickyMs?: number | undefined;
   /** Milliseconds; now when left out. Application services may say another (spec: "Timestamp massaging"). */
   readonly originServerTs?: number;
 }
@@ -63,6 +65,7 @@ export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promis
       type: draft.type,
       ...(draft.stateKey === undefined ? {} : { state_key: draft.stateKey }),
       content,
+      ...(draft.stickyMs === undefined ? {} : { msc4354_sticky: { duration_ms: draft.stickyMs } }),
       ...(draft.redacts !== undefined && !version.redactsInContent ? { redacts: draft.redacts } : {}),
       prev_events: room.extremities.slice(0, MAX_PREV_EVENTS),
       auth_events: keys.flatMap((key) => room.state.getKey(key)?.eventId ?? []),
@@ -129,7 +132,8 @@ export async function sendEvent(rooms: Rooms, roomId: string, draft: Draft): Pro
 
 /** The current state event that a draft would only repeat: nothing is sent then. */
 async function unchangedState(rooms: Rooms, room: Room, draft: Draft): Promise<StoredEvent | undefined> {
-  if (draft.stateKey === undefined) return undefined;
+  // Sticky state is sent to be sticky anew.
+  if (draft.stateKey === undefined || draft.stickyMs !== undefined) return undefined;
   const ref = room.state.get(draft.type, draft.stateKey);
   const current = ref && (await rooms.parts.events.get(ref.eventId));
   if (!current || current.sender !== draft.sender || current.redactedBy) return undefined;

@@ -9,6 +9,8 @@ export interface DelayedEvent {
   readonly type: string;
   readonly stateKey?: string;
   readonly content: JsonObject;
+  /** For how long it will be sticky once it is sent (MSC4354). */
+  readonly stickyMs?: number | undefined;
   /** Milliseconds from `runningSince` on. */
   readonly delay: number;
   readonly runningSince: number;
@@ -34,7 +36,7 @@ export class DelayedEventStore {
 
   /** @returns false, with nothing stored, when the user has `max` of them already */
   async add(event: DelayedEvent, transactionHash: string | undefined, max: number): Promise<boolean> {
-    const { delayId, userId, roomId, type, stateKey, content, delay, runningSince } = event;
+    const { delayId, userId, roomId, type, stateKey, content, stickyMs, delay, runningSince } = event;
     const rows = await this.#db.query(
       `INSERT INTO delayed_events (delay_id, user_id, transaction_hash, event, delay, running_since, due)
        SELECT $1, $2, $3, $4, $5, $6, $7 WHERE (SELECT count(*) FROM delayed_events WHERE user_id = $2) < $8
@@ -43,7 +45,7 @@ export class DelayedEventStore {
         delayId,
         userId,
         transactionHash ?? null,
-        JSON.stringify({ roomId, type, stateKey, content }),
+        JSON.stringify({ roomId, type, stateKey, content, stickyMs }),
         delay,
         runningSince,
         runningSince + delay,

@@ -108,6 +108,14 @@ export class StoredEvent implements RoomEvent {
     return typeof redacts === 'string' ? redacts : undefined;
   }
 
+  /** For how long the event is sticky, in milliseconds (MSC4354); few are. */
+  get stickyMs(): number | undefined {
+    const sticky = this.#pdu.msc4354_sticky;
+    if (sticky === undefined) return undefined;
+    const duration = typeof sticky === 'object' && sticky && !Array.isArray(sticky) && sticky.duration_ms;
+    return typeof duration === 'number' && duration >= 0 ? duration : undefined;
+  }
+
   /** The PDU as JSON text, serialised once. */
   get json(): string {
     this.#json ??= JSON.stringify(this.#pdu);
@@ -136,6 +144,7 @@ export class StoredEvent implements RoomEvent {
       // Since room version 11 in content; old clients look for it at the top level (spec: m.room.redaction).
       if (this.type === 'm.room.redaction' && this.redacts !== undefined)
         head += `,"redacts":${JSON.stringify(this.redacts)}`;
+      if (this.stickyMs !== undefined) head += `,"msc4354_sticky":{"duration_ms":${this.stickyMs}}`;
       this.#clientHead = head;
     }
     return this.#clientHead;

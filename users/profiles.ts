@@ -45,6 +45,7 @@ export class Profiles {
   readonly #accounts: Accounts;
   readonly #cache: ReadThroughCache<Profile>;
   readonly #remote: ReadThroughCache<Profile>;
+  readonly #fieldListeners: Array<(userId: string, field: string) => Promise<void>> = [];
   readonly #listeners: Array<ProfilePropagation['profileChanged']> = [];
   #missing: (userId: string) => Promise<boolean> = async () => false;
 
@@ -75,6 +76,11 @@ export class Profiles {
   /** Has a local user who was never heard of made, by whoever may know them. */
   async ensureKnown(userId: string): Promise<void> {
     if (this.#isLocal(userId) && !(await this.#accounts.get(userId))) await this.#missing(userId);
+  }
+
+  /** Called after any field of a local user's profile has changed. */
+  onFieldChange(listener: (userId: string, field: string) => Promise<void>): void {
+    this.#fieldListeners.push(listener);
   }
 
   /** @throws M_NOT_FOUND, M_INVALID_PARAM */
@@ -144,6 +150,7 @@ export class Profiles {
       return { before: visibleOf(before), after: visibleOf(after) };
     });
     this.#cache.forget(userId);
+    for (const listener of this.#fieldListeners) await listener(userId, field);
     if (before.displayname === after.displayname && before.avatar_url === after.avatar_url) return;
     for (const listener of this.#listeners) await listener(userId, after);
   }

@@ -11,6 +11,7 @@ import { ephemeralEvents } from './ephemeral.ts';
 import type { LazyMembers } from './lazy-members.ts';
 import { sectionState } from './section-state.ts';
 import type { AccountDataItem, SyncSources } from './sources.ts';
+import { stickyJson } from './sticky.ts';
 import { roomSummary } from './summary.ts';
 import { readTimeline, type Timeline } from './timeline.ts';
 import { placeToken } from './token.ts';
@@ -74,8 +75,13 @@ export async function joinedSection(
   const accountData = news.accountData.filter(
     (item) => !wanted || matchesEventFilter(wanted, { ...item, sender: userId }),
   );
+  const sticky = await stickyJson(view, room, timeline, from);
   const isQuiet =
-    timeline.events.length === 0 && state.length === 0 && ephemeral.length === 0 && accountData.length === 0;
+    sticky === undefined &&
+    timeline.events.length === 0 &&
+    state.length === 0 &&
+    ephemeral.length === 0 &&
+    accountData.length === 0;
   if (isQuiet && !isNew && !readOn && summary === undefined) return undefined;
 
   return `{${[
@@ -85,6 +91,7 @@ export async function joinedSection(
     `"ephemeral":{"events":${JSON.stringify(ephemeral)}}`,
     await unreadJson(view, room),
     `"summary":${JSON.stringify(summary ?? {})}`,
+    ...(sticky === undefined ? [] : [`"msc4354_sticky":{"events":${sticky}}`]),
   ].join(',')}}`;
 }
 

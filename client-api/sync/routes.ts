@@ -58,7 +58,10 @@ export function syncRoutes(app: FastifyInstance, { sources, relations }: SyncDep
       const presence = presenceOf(query.set_presence);
       if (since === undefined) lazy.forget(userId, deviceId);
       // What the client has synced past it has received.
-      else await sources.toDeviceReceived(userId, deviceId, since.toDevice);
+      else {
+        await sources.toDeviceReceived(userId, deviceId, since.toDevice);
+        sources.confirmed?.(userId, since.events);
+      }
 
       const aborted = new AbortController();
       reply.raw.once('close', () => aborted.abort());

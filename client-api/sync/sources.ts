@@ -2,6 +2,8 @@ import type { Filter } from '@trellis/protocol/filters.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Notifier } from '@trellis/rooms/notifier.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
+import type { StickyEvents } from '@trellis/rooms/sticky-events.ts';
+import type { ProfileChanges } from '@trellis/users/profile-changes.ts';
 
 export interface AccountDataItem {
   readonly roomId: string | null;
@@ -60,6 +62,12 @@ export interface SyncSources {
   touchPresence(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void;
   unread(userId: string, roomId: string): Promise<UnreadCounts>;
   ignoredUsers(userId: string): Promise<ReadonlySet<string>>;
+  /** Events that are told of whatever the limit of the timeline is (MSC4354). */
+  readonly sticky?: Pick<StickyEvents, 'has' | 'between'>;
+  /** Changes of local users' profiles (MSC4429, MSC4262), in the stream of presence. */
+  readonly profileChanges?: ProfileChanges;
+  /** A device has all events up to this position: their senders may want to know. */
+  readonly confirmed?: (userId: string, events: number) => void;
   /** The user does not want to see invites by the sender (spec: "Invite permission"). */
   hidesInvite(userId: string, sender: string): Promise<boolean>;
 }

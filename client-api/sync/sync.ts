@@ -3,6 +3,7 @@ import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
 import { leftSection } from './left-section.ts';
 import { deviceListsSection, presenceEvents, sharingChanges } from './people.ts';
+import { usersSection } from './profiles.ts';
 import { type JoinedNews, joinedSection, type SyncView, strippedSection } from './room-sections.ts';
 import type { AccountDataItem } from './sources.ts';
 import { syncToken } from './token.ts';
@@ -79,6 +80,8 @@ export async function answerSync(request: SyncRequest): Promise<SyncAnswer> {
     );
   if (toDevice.events.length > 0) parts.push(`"to_device":{"events":${JSON.stringify(toDevice.events)}}`);
   if (presence.length > 0) parts.push(`"presence":{"events":${JSON.stringify(presence)}}`);
+  const users = await usersSection(request, to, changes);
+  if (users) parts.push(`"org.matrix.msc4429.users":${users}`);
   if (deviceLists) parts.push(`"device_lists":${JSON.stringify(deviceLists)}`);
   const empty = parts.length === 1;
   const { oneTimeKeys, unusedFallbackTypes } = await sources.keyCounts(userId, deviceId);

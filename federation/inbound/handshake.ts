@@ -18,6 +18,8 @@ export interface HandshakeDeps {
   readonly rooms: Rooms;
   readonly receiver: Pick<Receiver, 'receive'>;
   readonly verifier: EventVerifier;
+  /** Throws when the room is full. */
+  readonly requireSpace?: ((room: Room) => void) | undefined;
 }
 
 /** The room, which this server has to be in and the other one may take part in. */

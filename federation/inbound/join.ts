@@ -34,6 +34,7 @@ export function joinRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       requireUserOf(origin, userId);
       const room = await residentRoom(rooms, roomId, origin);
       requireVersion(room, request.query.ver, ['1']);
+      if (!room.isJoined(userId)) deps.requireSpace?.(room);
       const authoriser = authoriserOf(await restrictedJoin(rooms, room, userId));
       const content = {
         membership: 'join' as const,
@@ -52,6 +53,7 @@ export function joinRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
         const room = await residentRoom(rooms, roomId, origin);
         const sent = { roomId, eventId, body: request.body };
         const pdu = ownMembershipEvent(sent, 'join', room.version, origin);
+        if (!room.isJoined(pdu.sender as string)) deps.requireSpace?.(room);
         const signed = await countersigned(deps, room, pdu);
         const join = await accept(
           deps,

@@ -49,6 +49,7 @@ import type { Config } from '../config/schema.ts';
 import type { Core } from './core.ts';
 import { DirectoryFeed } from './directory-feed.ts';
 import { passwordConfig } from './password-config.ts';
+import { clientExtra } from './rtc.ts';
 
 export interface AccountsParts {
   readonly deviceLists: DeviceLists;
@@ -187,12 +188,16 @@ function routes(
   const wellKnown = {
     publicUrl: config.public_url,
     delegatedTo: known.server,
-    clientExtra: known.client,
+    clientExtra: clientExtra(config),
     support: known.support,
   };
   versionsRoutes(scope, { unstableFeatures });
   wellKnownRoutes(scope, wellKnown);
-  capabilitiesRoutes(scope, { ...services, defaultRoomVersion: config.rooms.default_version });
+  capabilitiesRoutes(scope, {
+    ...services,
+    defaultRoomVersion: config.rooms.default_version,
+    forgetsOnLeave: config.rooms.forget_on_leave,
+  });
   registerRoutes(scope, { ...services, policy: registration });
   loginRoutes(scope, { ...services, discovery: clientDiscovery(wellKnown), isCrossSigningKey });
   logoutRoutes(scope, services);

@@ -2,6 +2,7 @@ import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { Memberships } from '@trellis/rooms/memberships.ts';
 import { Notifier } from '@trellis/rooms/notifier.ts';
+import { RedactedOriginals } from '@trellis/rooms/redacted-originals.ts';
 import { type EventChange, Rooms } from '@trellis/rooms/rooms.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { EventWriter } from '@trellis/storage/event-writer.ts';
@@ -57,7 +58,18 @@ export async function composeCore(
   const streams = Object.fromEntries(
     STREAMS.map((name) => [name, new Stream(name, starts.get(name)!)]),
   ) as unknown as Streams;
-  const rooms = new Rooms({ db, ids, events, snapshots, writer, stream, serverName, signingKey });
+  const { keep_redacted_ms: keepMs } = config.rooms;
+  const rooms = new Rooms({
+    db,
+    ids,
+    events,
+    snapshots,
+    writer,
+    stream,
+    serverName,
+    signingKey,
+    redactedOriginals: keepMs > 0 ? new RedactedOriginals(db, keepMs) : undefined,
+  });
   const memberships = new Memberships(db, rooms);
   const notifier = new Notifier(rooms, streams, memberships);
   lifecycle.close.push(() => writer.idle());

@@ -105,6 +105,8 @@ export function composeE2ee(core: Core, parts: E2eeParts) {
       keyCounts: (userId, deviceId) => deviceKeys.counts(userId, deviceId),
     } satisfies Partial<SyncSources>,
     eduHandlers,
+    deviceKeys,
+    toDevice,
     /** For federation's queues. */
     updates,
     newServers: (userId: string, names: readonly string[]) => lists.newServers(userId, names),

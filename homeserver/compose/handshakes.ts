@@ -1,3 +1,4 @@
+import type { HandshakeDeps } from '@trellis/federation/inbound/handshake.ts';
 import { type InviteDeps, inviteRoutes } from '@trellis/federation/inbound/invite.ts';
 import { joinRoutes } from '@trellis/federation/inbound/join.ts';
 import { knockRoutes } from '@trellis/federation/inbound/knock.ts';
@@ -19,6 +20,7 @@ export interface HandshakeParts {
   /** Whether there is such a user here who can be invited. */
   readonly isLocalUser: InviteDeps['isLocalUser'];
   readonly mayInvite?: InviteDeps['mayInvite'];
+  readonly requireSpace?: HandshakeDeps['requireSpace'];
 }
 
 export interface Handshakes {
@@ -54,7 +56,7 @@ export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes
     mayInvite,
     exchange: remoteExchange(client),
   });
-  const deps = { rooms, receiver, verifier };
+  const deps = { rooms, receiver, verifier, requireSpace: parts.requireSpace };
   return {
     remote,
     thirdPartyInvites,

@@ -4,22 +4,25 @@ import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
 import { remoteProfiles } from '@trellis/federation/outbound/remote-rooms.ts';
-import { type InvitePolicy, Membership } from '@trellis/rooms/membership.ts';
+import type { InvitePolicy } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
+import { LimitedMembership, requireSpace } from '../membership-limits.ts';
 import { composeAccounts } from './accounts.ts';
 import { composeAppservices } from './appservices.ts';
 import type { Core } from './core.ts';
 import { composeDelayedEvents } from './delayed-events.ts';
 import { composeDeviceLists, composeE2ee } from './e2ee.ts';
+import { composeExtensions } from './extensions.ts';
 import { composeFederationTransport, type FederationTransport } from './federation.ts';
 import { composeFederationOut } from './federation-out.ts';
+import { groupLimits, isExempt } from './group-limits.ts';
 import { composeHandshakes } from './handshakes.ts';
 import { composeMedia } from './media.ts';
+import { composeMailer, composePush } from './push.ts';
 import { composeReceive } from './receive.ts';
 import { composeRoomsRead } from './rooms-read.ts';
 import { composeServerNotices, noticesSender } from './server-notices.ts';
-import { composeMailer, composePush } from './push.ts';
 import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -44,10 +47,10 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const appservices = composeAppservices(core);
   const federationOut = composeFederationOut(core, transport);
   const lists = composeDeviceLists(core);
+  const mailer = composeMailer(core);
   const accounts = composeAccounts(core, {
     deviceLists: lists,
     remoteProfiles: remoteProfiles(transport.client),
-  const mailer = composeMailer(core);
     appservices: appservices.tokens,
   });
   accounts.profiles.onMissing(appservices.madeUser);
@@ -67,10 +70,12 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     appservices: appservices.rooms,
   });
   const mayInvite: InvitePolicy = (invite) => userData.invitePermissions.requireAllowed(invite);
+  const limits = groupLimits(core.config);
   const handshakes = composeHandshakes(core, {
     transport,
     receiver: receiving.receiver,
     mayInvite,
+    requireSpace: (room) => requireSpace(room.count('join'), limits),
     isLocalUser: async (userId) => {
       await accounts.profiles.ensureKnown(userId);
       return (await accounts.accounts.get(userId))?.deactivated === false;
@@ -80,7 +85,10 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     await accounts.profiles.ensureKnown(userId);
     return accounts.profile(userId);
   };
-  const membership = new Membership({
+  const membership = new LimitedMembership({
+    db: core.db,
+    limits,
+    isExempt: isExempt(core, accounts),
     rooms,
     memberships,
     remote: handshakes.remote,
@@ -89,20 +97,23 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     noticesSender: noticesSender(core),
   });
   accounts.connect(membership);
+  const extensions = composeExtensions(core, { ...accounts, ...userData, ...e2ee });
   const delayed = composeDelayedEvents(core, { ...accounts, membership });
   appservices.connect({ ...e2ee.sources, accounts: accounts.accounts, aliases: roomsRead.aliases });
   federationOut.connect({ deviceLists: lists, presence: userData.presence });
   const media = await composeMedia(core, transport);
+  const push = composePush(core, { transport, userData, mailer });
   return {
     accounts,
     appservices,
     delayed,
     e2ee,
+    extensions,
     handshakes,
     media,
     membership,
+    push,
     receiving,
-  const push = composePush(core, { transport, userData, mailer });
     roomsRead,
     userData,
   };
@@ -124,24 +135,30 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     userData,
   } = areas;
   const { aliases } = roomsRead;
-    push,
   const createRoom = {
     rooms,
     membership,
     aliases,
     profile: accounts.profile,
     defaultVersion: config.rooms.default_version,
+    mayCreate: (creator: string) => membership.requireMayCreate(creator),
   };
   app.register(async (scope) => {
     accounts.guard(scope);
     accounts.routes(scope, {
       isCrossSigningKey: e2ee.isCrossSigningKey,
-      unstableFeatures: { ...userData.unstableFeatures, ...delayed.unstableFeatures },
+      unstableFeatures: {
+        ...userData.unstableFeatures,
+        ...delayed.unstableFeatures,
+        ...extensions.unstableFeatures,
+      },
       networks: appservices.networks,
     });
     e2ee.clientRoutes(scope);
     userData.clientRoutes(scope);
+    push.openRoutes(scope);
     delayed.clientRoutes(scope);
+    extensions.clientRoutes(scope);
     composeServerNotices(core, { ...accounts, ...userData, aliases, membership }).clientRoutes(scope);
     media.clientRoutes(scope);
     appservices.clientRoutes(scope);
@@ -150,13 +167,20 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     const { thirdPartyInvites } = handshakes;
     membershipRoutes(scope, { rooms, membership, memberships, aliases, thirdPartyInvites });
     const transactions = new Transactions(core.db);
-    roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed });
+    roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed, ...extensions });
     syncRoutes(scope, {
-      sources: { rooms, memberships, notifier, ...userData.sources, ...e2ee.sources },
+      sources: {
+        rooms,
+        memberships,
+        notifier,
+        ...userData.sources,
+        ...e2ee.sources,
+        ...extensions.sources,
+        receipts: extensions.receipts(userData.sources.receipts),
+      },
       relations: roomsRead.relations,
     });
   });
-    push.openRoutes(scope);
 }
 
 function federationApi(

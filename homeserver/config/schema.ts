@@ -13,6 +13,7 @@ const count = (value: number, more: object = {}) =>
   Type.Integer({ minimum: 0, default: value, examples: [value], ...more });
 const texts = (value: string[], example: string) =>
   Type.Array(Type.String({ minLength: 1 }), { default: value, examples: [[example]] });
+const limit = (example: number) => Type.Optional(Type.Integer({ minimum: 1, examples: [example] }));
 const port = (value: number) =>
   Type.Integer({ minimum: 1, maximum: 65535, default: value, examples: [value] });
 const rate = (perSecond: number, burst: number) =>
@@ -90,9 +91,9 @@ export const configSchema = section({
     tokens: flag(true),
     guests: flag(false),
     shared_secret: optional('a long random text'),
-  }),
     require_email: flag(false),
     require_phone: flag(false),
+  }),
   passwords: section({
     pepper_file: optional('pepper.txt'),
     memory_kib: count(19_456, { minimum: 64 }),
@@ -108,26 +109,25 @@ export const configSchema = section({
     default_version: text('12', { default: '12' }),
     max_event_delay_ms: count(86_400_000),
     max_delayed_events: count(100, { maximum: 10_000 }),
+    forget_on_leave: flag(false),
+    keep_redacted_ms: count(0),
+  }),
+  limits: section({
+    room_members: limit(5000),
+    rooms_joined: limit(2000),
+    rooms_created: limit(200),
+    invites_per_day: limit(500),
+    info_uri: optional('https://example.org/limits', { pattern: '^https?://' }),
+  }),
+  received_receipts: section({ by_default: flag(false) }),
+  rendezvous: section({ enabled: flag(true) }),
+  rtc: section({
+    transports: Type.Array(Type.Object({ type: text('livekit') }, { additionalProperties: true }), {
+      default: [],
+      examples: [[{ type: 'livekit', livekit_service_url: 'https://rtc.example.org/livekit/jwt' }]],
+    }),
   }),
   presence: section({ enabled: flag(true) }),
-  server_notices: section({
-    localpart: text('_server', { default: '_server', pattern: '^_[a-z0-9._=/+-]*$', maxLength: 100 }),
-    display_name: text('Server Notices', { default: 'Server Notices' }),
-    room_name: text('Server Notices', { default: 'Server Notices' }),
-  }),
-  user_directory: section({ search_all_users: flag(false) }),
-  media: section({
-    max_upload_bytes: count(50 * 1024 * 1024),
-    max_remote_bytes: count(50 * 1024 * 1024),
-    max_remote_cache_bytes: count(20 * 1024 ** 3),
-    max_user_bytes: Type.Optional(Type.Integer({ minimum: 0, examples: [10 * 1024 ** 3] })),
-    freeze_unauthenticated: flag(true),
-    url_previews: flag(true),
-    deny_preview_hosts: texts([], '*.internal.example.org'),
-  }),
-  rate_limits: section({
-    enabled: flag(true),
-    messages: rate(5, 20),
   push: section({
     allow_insecure: flag(false),
     deny_addresses: Type.Optional(Type.Array(Type.String(), { examples: [['10.0.0.0/8']] })),
@@ -176,12 +176,31 @@ export const configSchema = section({
       { additionalProperties: false, examples: [{ url: 'https://sms.example.org/send' }] },
     ),
   ),
+  server_notices: section({
+    localpart: text('_server', { default: '_server', pattern: '^_[a-z0-9._=/+-]*$', maxLength: 100 }),
+    display_name: text('Server Notices', { default: 'Server Notices' }),
+    room_name: text('Server Notices', { default: 'Server Notices' }),
+  }),
+  user_directory: section({ search_all_users: flag(false) }),
+  media: section({
+    max_upload_bytes: count(50 * 1024 * 1024),
+    max_remote_bytes: count(50 * 1024 * 1024),
+    max_remote_cache_bytes: count(20 * 1024 ** 3),
+    max_user_bytes: Type.Optional(Type.Integer({ minimum: 0, examples: [10 * 1024 ** 3] })),
+    freeze_unauthenticated: flag(true),
+    url_previews: flag(true),
+    deny_preview_hosts: texts([], '*.internal.example.org'),
+  }),
+  rate_limits: section({
+    enabled: flag(true),
+    messages: rate(5, 20),
     joins: rate(1, 20),
     invites: rate(0.5, 20),
     room_creation: rate(0.2, 10),
     login: rate(0.2, 10),
     failed_login: rate(0.2, 10),
     registration: rate(0.2, 5),
+    verification: rate(0.005, 5),
     other: rate(50, 200),
   }),
   federation: section({
@@ -200,7 +219,6 @@ export const configSchema = section({
             verify_keys: Type.Optional(Type.Record(Type.String(), Type.String())),
           },
           { additionalProperties: false },
-    verification: rate(0.005, 5),
         ),
         { examples: [[{ server_name: 'matrix.org' }]] },
       ),
