@@ -1,21 +1,37 @@
 import { LRUCache } from 'lru-cache';
 
-/** Users of a room whose member events a connection has got. Losing it only sends them again. */
-type SentMembers = LRUCache<string, Set<string>>;
+/** Of a room's users those whose member events a connection has been sent, with the position of that answer. */
+type SentMembers = Map<string, number>;
 
 const CONNECTIONS = 2_000;
 const ROOMS = 500;
 const MEMBERS = 1_000;
 
-/** Which member events a device has been sent, so that lazy loading need not repeat them (spec: `include_redundant_members`). */
+/**
+ * Which member events a device has been sent, so that lazy loading need not repeat them (spec:
+ * `include_redundant_members`). Losing it only sends them again.
+ */
 export class LazyMembers {
-  readonly #connections = new LRUCache<string, SentMembers>({ max: CONNECTIONS });
+  readonly #connections = new LRUCache<string, LRUCache<string, SentMembers>>({ max: CONNECTIONS });
 
-  sent(userId: string, deviceId: string, roomId: string): ReadonlySet<string> | undefined {
-    return this.#connections.get(`${userId} ${deviceId}`)?.get(roomId);
+  /**
+   * Whether a user's member event has reached the device.
+   *
+   * @param seen the position that the device syncs from: it may have missed answers that went beyond
+   */
+  has(userId: string, deviceId: string, roomId: string, member: string, seen: number): boolean {
+    const sentAt = this.#connections.get(`${userId} ${deviceId}`)?.get(roomId)?.get(member);
+    return sentAt !== undefined && sentAt <= seen;
   }
 
-  remember(userId: string, deviceId: string, roomId: string, members: Iterable<string>): void {
+  /** @param position of the answer that sends the events */
+  remember(
+    userId: string,
+    deviceId: string,
+    roomId: string,
+    members: Iterable<string>,
+    position: number,
+  ): void {
     const key = `${userId} ${deviceId}`;
     let rooms = this.#connections.get(key);
     if (!rooms) {
@@ -24,10 +40,10 @@ export class LazyMembers {
     }
     let sent = rooms.get(roomId);
     if (!sent || sent.size > MEMBERS) {
-      sent = new Set();
+      sent = new Map();
       rooms.set(roomId, sent);
     }
-    for (const member of members) sent.add(member);
+    for (const member of members) sent.set(member, position);
   }
 
   /** The device starts anew: an initial sync. */

@@ -106,15 +106,16 @@ function addMembers(refs: Refs, { start, end, shown }: Span, members: Iterable<s
 
 /** Those of the members who matter whose events the client has not got on this connection. */
 function missingMembers(
-  { userId, deviceId, filter, lazy: connections }: SyncView,
+  { userId, deviceId, eventsTo, filter, lazy: connections }: SyncView,
   { roomId }: Room,
   lazy: ReadonlySet<string>,
   from: number | undefined,
 ): string[] {
-  const redundant = from === undefined || filter.room?.state?.include_redundant_members === true;
-  const got = redundant ? undefined : connections.sent(userId, deviceId, roomId);
-  const missing = [...lazy].filter((member) => !got?.has(member));
-  connections.remember(userId, deviceId, roomId, lazy);
+  const redundant = filter.room?.state?.include_redundant_members === true;
+  const missing = [...lazy].filter(
+    (member) => redundant || from === undefined || !connections.has(userId, deviceId, roomId, member, from),
+  );
+  if (missing.length > 0) connections.remember(userId, deviceId, roomId, missing, eventsTo);
   return missing;
 }
 

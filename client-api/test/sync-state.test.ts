@@ -46,6 +46,8 @@ function quietSources({ rooms, memberships }: TestEngine): SyncSources {
   };
 }
 
+const lazy = new LazyMembers();
+
 async function sync(
   roomId: string,
   filter: Filter,
@@ -57,7 +59,7 @@ async function sync(
     userId: ALICE,
     deviceId: 'DEVICE',
     filter: { ...filter, room: { ...filter.room, rooms: [roomId] } },
-    lazy: new LazyMembers(),
+    lazy,
     stateAfter,
     fullState: false,
     relations: async () => new Map(),
@@ -73,9 +75,11 @@ async function sync(
   };
 }
 
-async function sharedRoom() {
+async function sharedRoom(name?: string) {
   const graph = new RemoteGraph();
   graph.member(BOB, 'join');
+  if (name !== undefined)
+    graph.add({ sender: FOUNDER, type: 'm.room.name', stateKey: '', content: { name } });
   const room = await graph.joinFrom(engine);
   return { graph, room, receiver: receiverOf(engine, graph) };
 }
@@ -167,4 +171,31 @@ test('events that come late do not take the places of newer ones in a first time
   const answer = await sync(room.roomId, filter);
   assert.deepEqual(answer.timeline, [newest.eventId]);
   assert.ok(answer.state.includes(late.eventId));
+});
+
+test('members are sent again to who may have missed the answer that had them', async () => {
+  // Rooms with a name need no heroes.
+  const { graph, room, receiver } = await sharedRoom('Named');
+  const filter = { room: { timeline: { limit: 1 }, state: { lazy_load_members: true } } };
+  const { to: since } = await sync(room.roomId, filter);
+  const bob = room.member(BOB)!.eventId;
+  await receiver.receive('near', graph.message(BOB, 'hello'));
+  const lost = await sync(room.roomId, filter, since);
+  assert.deepEqual(lost.state, [bob]);
+  const again = await sync(room.roomId, filter, since);
+  assert.deepEqual(again.state, [bob]);
+  await receiver.receive('near', graph.message(BOB, 'hello again'));
+  assert.deepEqual((await sync(room.roomId, filter, again.to)).state, []);
+});
+
+test('rooms without news are not told of after a token that is older than what is kept in memory', async () => {
+  const { graph, room, receiver } = await sharedRoom();
+  const other = await sharedRoom();
+  const { to: since } = await sync(room.roomId, {});
+  const message = graph.message(BOB, 'news');
+  await receiver.receive('near', message);
+  sources = quietSources(engine);
+  sources.notifier.feed(ALICE);
+  assert.deepEqual((await sync(room.roomId, {}, since)).timeline, [message.eventId]);
+  assert.equal((await sync(other.room.roomId, {}, since)).limited, undefined);
 });
