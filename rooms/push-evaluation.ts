@@ -19,7 +19,11 @@ export interface UserPushRules {
   compiled(userId: string): CompiledRules | Promise<CompiledRules>;
   /** Whose messages the user does not get (spec: "Ignoring Users"), and so no notifications of. */
   ignoredUsers(userId: string): Promise<ReadonlySet<string>>;
+  /** Which threads the user follows (MSC4306); `undefined` for users whose clients do not know of that. At once when in memory. */
+  subscribedTo?(userId: string): SubscribedTo | undefined | Promise<SubscribedTo | undefined>;
 }
+
+type SubscribedTo = (roomId: string, thread: string) => boolean;
 
 /** What a user's push rules say of an event of the room that this was made for. */
 export type Evaluate = (event: StoredEvent) => PushOutcome;
@@ -57,7 +61,8 @@ export class PushEvaluation {
     const displayName = this.#knownName(room, userId) ?? (await this.#readName(room, userId));
     const levels = this.#knownLevels(room) ?? (await this.#readLevels(room));
     const ignored = await this.#rules.ignoredUsers(userId);
-    const user = { userId, displayName };
+    const follows = this.#rules.subscribedTo?.(userId);
+    const user = { userId, displayName, subscribedTo: follows instanceof Promise ? await follows : follows };
     return (event) =>
       ignored.has(event.sender) ? NO_NOTIFICATION : evaluate(rules, this.#view(room, event, levels), user);
   }

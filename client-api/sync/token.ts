@@ -16,6 +16,16 @@ export function parseSyncToken(text: string): Positions {
   return Object.fromEntries(ORDER.map((stream, i) => [stream, parts[i]!])) as unknown as Positions;
 }
 
+/** The `pos` of a sliding sync: where all streams stood, and which answer of which connection it is. */
+export function posToken(positions: Positions, answer: string): string {
+  return `${syncToken(positions)}-${answer}`;
+}
+
+/** @throws M_INVALID_PARAM when the text is no token of ours */
+export function parsePosToken(text: string): Positions {
+  return parseSyncToken(text.split('-', 1)[0]!);
+}
+
 /**
  * A place in a room's order, between two events: everything at or before `pos` lies behind it. Sync tokens serve as
  * places too, so that a client can page back from where it synced.
@@ -26,7 +36,7 @@ export function placeToken(pos: number): string {
 
 /** @throws M_INVALID_PARAM when the text is no token of ours */
 export function parsePlaceToken(text: string): number {
-  if (text.startsWith('s')) return parseSyncToken(text).events;
+  if (text.startsWith('s')) return parsePosToken(text).events;
   const pos = /^p(-?\d+)$/.exec(text)?.[1];
   if (pos === undefined || !Number.isSafeInteger(Number(pos))) throw invalidParam('Unknown pagination token');
   return Number(pos);

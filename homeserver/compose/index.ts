@@ -23,6 +23,7 @@ import { composeMailer, composePush } from './push.ts';
 import { composeReceive } from './receive.ts';
 import { composeRoomsRead } from './rooms-read.ts';
 import { composeServerNotices, noticesSender } from './server-notices.ts';
+import { composeSlidingSync } from './sliding-sync.ts';
 import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -143,6 +144,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     defaultVersion: config.rooms.default_version,
     mayCreate: (creator: string) => membership.requireMayCreate(creator),
   };
+  const sliding = composeSlidingSync(core);
   app.register(async (scope) => {
     accounts.guard(scope);
     accounts.routes(scope, {
@@ -151,6 +153,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
         ...userData.unstableFeatures,
         ...delayed.unstableFeatures,
         ...extensions.unstableFeatures,
+        ...sliding.unstableFeatures,
       },
       networks: appservices.networks,
     });
@@ -168,7 +171,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     membershipRoutes(scope, { rooms, membership, memberships, aliases, thirdPartyInvites });
     const transactions = new Transactions(core.db);
     roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed, ...extensions });
-    syncRoutes(scope, {
+    const sync = {
       sources: {
         rooms,
         memberships,
@@ -179,7 +182,9 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
         receipts: extensions.receipts(userData.sources.receipts),
       },
       relations: roomsRead.relations,
-    });
+    };
+    syncRoutes(scope, sync);
+    sliding.clientRoutes(scope, { ...sync, threads: userData.threads });
   });
 }
 

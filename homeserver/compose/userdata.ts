@@ -23,6 +23,7 @@ import { PushRules } from '@trellis/users/push-rules.ts';
 import { Pushers } from '@trellis/users/pushers.ts';
 import { Receipts } from '@trellis/users/receipts.ts';
 import { RoomTags } from '@trellis/users/tags.ts';
+import { ThreadSubscriptions } from '@trellis/users/thread-subscriptions.ts';
 import { Typing } from '@trellis/users/typing.ts';
 import type { FastifyInstance } from 'fastify';
 import type { Core } from './core.ts';
@@ -81,15 +82,18 @@ function userDataServices({ config, db, streams, rooms }: Core, { devices }: Use
   const pushRules = new PushRules({ db, stream: streams.accountData });
   const accountData = new AccountData({ db, stream: streams.accountData, pushRules });
   const receipts = new Receipts({ db, stream: streams.receipts });
+  const threads = new ThreadSubscriptions({ db, stream: streams.accountData });
   const evaluation = new PushEvaluation(rooms, {
     compiled: (userId) => pushRules.compiled(userId),
     ignoredUsers: (userId) => accountData.ignoredUsers(userId),
+    subscribedTo: (userId) => threads.subscribedTo(userId),
   });
   return {
     pushRules,
     accountData,
     invitePermissions: new InvitePermissions(accountData),
     receipts,
+    threads,
     evaluation,
     tags: new RoomTags(accountData),
     filters: new Filters(db),
@@ -114,12 +118,13 @@ function followEvents({ rooms }: Core, { typing, presence }: Services): void {
 }
 
 function followAccounts(services: Services, { devices, deactivation }: UserDataParts): void {
-  const { accountData, filters, presence, pushRules, pushers } = services;
+  const { accountData, filters, presence, pushRules, pushers, threads } = services;
   devices.onDeviceDeleted(async (_tx, userId, deviceIds) => async () => {
     for (const deviceId of deviceIds) await accountData.delete(userId, null, DEVICE_SETTINGS + deviceId);
   });
   deactivation.onDeactivated(async (userId) => {
-    for (const service of [accountData, filters, presence, pushRules, pushers]) await service.erase(userId);
+    for (const service of [accountData, filters, presence, pushRules, pushers, threads])
+      await service.erase(userId);
   });
 }
 

@@ -8,6 +8,8 @@ export interface UserContext {
   readonly userId: string;
   /** In the room at hand. Asked for only by events for which `needsDisplayNames`. */
   readonly displayName?: string;
+  /** Whether the user follows a thread (MSC4306). Left out where the user's clients do not know of that. */
+  readonly subscribedTo?: ((roomId: string, thread: string) => boolean) | undefined;
 }
 
 export type Test = (view: EventView, user: UserContext) => boolean;
@@ -16,6 +18,8 @@ export interface Condition {
   readonly test: Test;
   /** The outcome may differ between users who have the same rule. */
   readonly ofUser: boolean;
+  /** What must hold in any case, where the outcome differs between users. */
+  readonly eventTest?: Test;
 }
 
 /** Longer patterns match nothing: no client writes them. */
@@ -38,6 +42,8 @@ export function compileCondition(condition: DefaultCondition): Condition {
       return roomMemberCount(condition.is);
     case 'sender_notification_permission':
       return senderNotificationPermission(condition.key);
+    case 'io.element.msc4306.thread_subscription':
+      return threadSubscription(condition.subscribed);
     default:
       return never;
   }
@@ -129,6 +135,16 @@ function roomMemberCount(is: JsonValue | undefined): Condition {
   const count = Number(match[2]);
   const compare = COMPARISONS[match[1] ?? '=='];
   return compare ? { test: (view) => compare(view.room.memberCount, count), ofUser: false } : never;
+}
+
+function threadSubscription(subscribed: JsonValue | undefined): Condition {
+  if (typeof subscribed !== 'boolean') return never;
+  return {
+    eventTest: ({ thread }) => thread !== undefined,
+    test: ({ roomId, thread }, { subscribedTo }) =>
+      thread !== undefined && subscribedTo !== undefined && subscribedTo(roomId, thread) === subscribed,
+    ofUser: true,
+  };
 }
 
 const COMPARISONS: Record<string, (a: number, b: number) => boolean> = {

@@ -140,5 +140,26 @@ const underride: DefaultRule[] = [
   },
 ];
 
+/** Threads that the user follows, and those that they do not (MSC4306). */
+const postcontent: DefaultRule[] = [
+  {
+    rule_id: '.io.element.msc4306.rule.unsubscribed_thread',
+    conditions: [{ kind: 'io.element.msc4306.thread_subscription', subscribed: false }],
+    actions: [],
+  },
+  {
+    rule_id: '.io.element.msc4306.rule.subscribed_thread',
+    conditions: [{ kind: 'io.element.msc4306.thread_subscription', subscribed: true }],
+    actions: ['notify', SOUND],
+  },
+];
+
 /** Without the master rule, which goes before the user's own. */
-export const DEFAULT_RULES: Ruleset<DefaultRule> = { override, content, room: [], sender: [], underride };
+export const DEFAULT_RULES: Ruleset<DefaultRule> = {
+  override,
+  content,
+  postcontent,
+  room: [],
+  sender: [],
+  underride,
+};

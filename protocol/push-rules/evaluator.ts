@@ -146,7 +146,7 @@ function compiled(
   onlyWithoutMentions: boolean,
 ): CompiledRule {
   return {
-    eventTests: conditions.filter(({ ofUser }) => !ofUser).map(({ test }) => test),
+    eventTests: conditions.flatMap(({ ofUser, test, eventTest }) => (ofUser ? (eventTest ?? []) : test)),
     userTests: conditions.filter(({ ofUser }) => ofUser).map(({ test }) => test),
     onlyWithoutMentions,
     outcome,

@@ -36,6 +36,9 @@ export const BODY = propertyKey('content.body');
 /** An event made ready for the rules of many users: what one rule looked up, the next finds at hand. */
 export class EventView {
   readonly sender: string;
+  readonly roomId: string;
+  /** The root of the thread that the event is in. */
+  readonly thread: string | undefined;
   readonly room: RoomContext;
   /** The event says whom it mentions, so that names in its text mean nothing. */
   readonly hasMentions: boolean;
@@ -47,6 +50,8 @@ export class EventView {
 
   constructor(event: PushEvent, room: RoomContext) {
     this.sender = event.sender;
+    this.roomId = event.roomId;
+    this.thread = threadOf(event.content);
     this.room = room;
     this.#root = {
       type: event.type,
@@ -84,6 +89,14 @@ export class EventView {
     }
     return set;
   }
+}
+
+function threadOf(content: JsonObject): string | undefined {
+  const relation = content['m.relates_to'];
+  if (typeof relation !== 'object' || relation === null || Array.isArray(relation)) return undefined;
+  return relation.rel_type === 'm.thread' && typeof relation.event_id === 'string'
+    ? relation.event_id
+    : undefined;
 }
 
 /** Makes an event ready to be evaluated for many users. */

@@ -1,7 +1,7 @@
 import type { JsonValue } from '../event.ts';
 
 /** In the order in which they are checked. */
-export const RULE_KINDS = ['override', 'content', 'room', 'sender', 'underride'] as const;
+export const RULE_KINDS = ['override', 'content', 'postcontent', 'room', 'sender', 'underride'] as const;
 export type RuleKind = (typeof RULE_KINDS)[number];
 
 export type Action = string | { set_tweak: string; value?: JsonValue };
@@ -13,6 +13,7 @@ export interface PushCondition {
   readonly pattern?: JsonValue;
   readonly is?: JsonValue;
   readonly value?: JsonValue;
+  readonly subscribed?: JsonValue;
 }
 
 /** A rule as clients see it. */

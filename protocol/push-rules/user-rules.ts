@@ -16,7 +16,7 @@ export interface PushRuleChanges {
 }
 
 export const NO_CHANGES: PushRuleChanges = {
-  rules: { override: [], content: [], room: [], sender: [], underride: [] },
+  rules: { override: [], content: [], postcontent: [], room: [], sender: [], underride: [] },
   enabled: new Map(),
   actions: new Map(),
 };
@@ -36,6 +36,7 @@ export function rulesetOf(userId: string, changes: PushRuleChanges): Ruleset {
   const ruleset: Record<RuleKind, PushRule[]> = {
     override: [showDefault('override', MASTER_RULE, userId, changes)],
     content: [],
+    postcontent: [],
     room: [],
     sender: [],
     underride: [],
@@ -98,6 +99,7 @@ export function putRule(
   place: RulePlace = {},
 ): PushRuleChanges {
   checkRuleId(ruleId);
+  if (kind === 'postcontent') throw invalidParam('Rules of this kind are predefined (MSC4306)');
   const old = changes.rules[kind].find((rule) => rule.rule_id === ruleId);
   const count = RULE_KINDS.reduce((sum, each) => sum + changes.rules[each].length, 0);
   if (!old && count >= MAX_RULES) throw tooLarge(`No more than ${MAX_RULES} push rules can be kept`);
@@ -272,5 +274,6 @@ export function changesFromJson(json: string): PushRuleChanges {
     enabled: Array<[string, boolean]>;
     actions: Array<[string, Action[]]>;
   };
-  return { rules, enabled: new Map(enabled), actions: new Map(actions) };
+  // What was stored before there were as many kinds lacks some.
+  return { rules: { ...NO_CHANGES.rules, ...rules }, enabled: new Map(enabled), actions: new Map(actions) };
 }

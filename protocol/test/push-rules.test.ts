@@ -220,14 +220,52 @@ describe('push conditions', () => {
   });
 });
 
+describe('rules for threads', () => {
+  const reply = event({
+    msgtype: 'm.text',
+    body: 'hi',
+    'm.relates_to': { rel_type: 'm.thread', event_id: '$root' },
+  });
+  const follower = (of: PushEvent, changes: PushRuleChanges | undefined, ...threads: string[]) =>
+    evaluate(compileRules(changes), flattenEvent(of, ROOM), {
+      userId: ALICE,
+      subscribedTo: (_room, thread) => threads.includes(thread),
+    });
+
+  it('notify of those that the user follows, whatever is set for the room', () => {
+    const quiet = putRule(NO_CHANGES, 'room', reply.roomId, { actions: [] });
+    for (const changes of [undefined, quiet]) {
+      const { ruleId, notify } = follower(reply, changes, '$root');
+      assert.deepEqual([ruleId, notify], ['.io.element.msc4306.rule.subscribed_thread', true]);
+    }
+    assert.equal(follower(text('hi'), quiet, '$root').notify, false);
+  });
+
+  it('leave out others but for mentions, and say nothing where clients do not follow threads', () => {
+    const loud = putRule(NO_CHANGES, 'room', reply.roomId, { actions: ['notify'] });
+    for (const changes of [undefined, loud]) assert.equal(follower(reply, changes, '$other').notify, false);
+    const mention = event({ ...reply.content, 'm.mentions': { user_ids: [ALICE] } });
+    assert.equal(follower(mention, undefined, '$other').notify, true);
+    assert.equal(outcome(reply).ruleId, '.m.rule.message');
+  });
+
+  it('cannot be made by users', () => {
+    assert.throws(() => putRule(NO_CHANGES, 'postcontent', 'mine', { actions: [] }), {
+      errcode: 'M_INVALID_PARAM',
+    });
+  });
+});
+
 describe('rules of a user', () => {
   it('are checked by kind, and the most important of a kind first', () => {
     let changes = NO_CHANGES;
-    for (const kind of RULE_KINDS) {
+    // Of the kind that is left out users can have no rules of their own.
+    const kinds = RULE_KINDS.filter((kind) => kind !== 'postcontent');
+    for (const kind of kinds) {
       const ruleId = kind === 'room' ? '!room:example.org' : kind === 'sender' ? '@bob:example.org' : kind;
       changes = putRule(changes, kind, ruleId, { pattern: 'hi', actions: [{ set_tweak: kind }] });
     }
-    for (const kind of RULE_KINDS) {
+    for (const kind of kinds) {
       const { ruleId, actions } = outcome(text('hi'), changes);
       assert.deepEqual(actions, [{ set_tweak: kind }]);
       changes = setEnabled(changes, kind, ruleId!, false);

@@ -1,0 +1,53 @@
+import type { UserMembership } from '@trellis/rooms/memberships.ts';
+import { sharingChanges } from '../sync/people.ts';
+import type { Extension, Told } from './extensions.ts';
+import type { SlidingView } from './view.ts';
+
+/** End-to-end encryption (MSC3884): keys left on the server, and whose devices changed. */
+export async function e2eeExtension(view: SlidingView, told: Told): Promise<Extension> {
+  const { sources, userId, deviceId } = view;
+  const lists = await deviceLists(view, told);
+  const counts = deviceId === undefined ? undefined : await sources.keyCounts(userId, deviceId);
+  const json = {
+    device_one_time_keys_count: counts?.oneTimeKeys ?? {},
+    device_unused_fallback_key_types: counts?.unusedFallbackTypes ?? [],
+    ...(lists && { device_lists: lists }),
+  };
+  return { json: JSON.stringify(json), empty: lists === undefined };
+}
+
+/** As in `/sync` (spec: "Tracking the device list for a user"), but without a look at every room of the user. */
+async function deviceLists(
+  view: SlidingView,
+  { memberships, news }: Told,
+): Promise<{ changed: string[]; left: string[] } | undefined> {
+  const { sources, userId, from, to } = view;
+  if (from === undefined) return undefined;
+  const { joined, gone } = await sharingChanges(
+    { sources, userId, since: from },
+    to,
+    roomsWithNews(view, memberships, news.events),
+  );
+  const changed = new Set(joined);
+  if (to.deviceLists > from.deviceLists)
+    for (const other of await sources.deviceListChanges(from.deviceLists, to.deviceLists, userId))
+      changed.add(other);
+  const still: string[] = [];
+  for (const other of changed) if (await sources.memberships.shareRoom(userId, other)) still.push(other);
+  const left: string[] = [];
+  for (const other of gone) if (!(await sources.memberships.shareRoom(userId, other))) left.push(other);
+  return still.length === 0 && left.length === 0 ? undefined : { changed: still, left };
+}
+
+/** All rooms of the user in which something happened, whether the client knows them or not. */
+function roomsWithNews(
+  { sources, facts, userId, from }: SlidingView,
+  memberships: ReadonlyMap<string, UserMembership>,
+  known: ReadonlySet<string>,
+): UserMembership[] {
+  const feedReachesBack = from !== undefined && sources.notifier.feed(userId).covers(from);
+  if (feedReachesBack) return [...known].flatMap((roomId) => memberships.get(roomId) ?? []);
+  return [...memberships.values()].filter(
+    ({ roomId, pos }) => pos > (from?.events ?? 0) || (facts.activity(roomId) ?? 0) > (from?.events ?? 0),
+  );
+}

@@ -1,0 +1,174 @@
+import { invalidParam } from '@trellis/protocol/errors.ts';
+import type { UserMembership } from '@trellis/rooms/memberships.ts';
+import { changesToken, subscriptionChanges } from '../thread-subscriptions.ts';
+import type { LedgerName } from './connection.ts';
+import { e2eeExtension } from './e2ee.ts';
+import type { Interest } from './interest.ts';
+import type { News } from './news.ts';
+import { receiptsExtension } from './receipts.ts';
+import type { RoomResult } from './room-result.ts';
+import type { ExtensionBody } from './schemas.ts';
+import { knownUpTo, type SlidingView } from './view.ts';
+
+/** What an answer says of rooms, for extensions to go by. */
+export interface Told {
+  readonly interest: Interest;
+  readonly memberships: ReadonlyMap<string, UserMembership>;
+  readonly news: News;
+  readonly results: ReadonlyMap<string, RoomResult>;
+}
+
+/** An extension's part of an answer. */
+export interface Extension {
+  readonly json: string;
+  readonly empty: boolean;
+}
+
+const THREADS = 'io.element.msc4308.thread_subscriptions';
+const TO_DEVICE_LIMIT = 100;
+const THREADS_LIMIT = 100;
+
+/** The extensions that a request asks for, as JSON text (MSC3884, 3885, 3959 to 3961, 4308). */
+export async function extensionsJson(view: SlidingView, told: Told): Promise<Extension> {
+  const { extensions } = view.request;
+  const found: Array<[name: string, extension: Extension | undefined]> = [
+    ['to_device', await toDeviceExtension(view, extensions.to_device)],
+    ['e2ee', extensions.e2ee?.enabled ? await e2eeExtension(view, told) : undefined],
+    ['account_data', await accountDataExtension(view, told, extensions.account_data)],
+    ['receipts', await receiptsExtension(view, told, extensions.receipts)],
+    ['typing', typingExtension(view, told, extensions.typing)],
+    [THREADS, await threadsExtension(view, extensions[THREADS])],
+  ];
+  const texts: string[] = [];
+  let empty = true;
+  for (const [name, extension] of found) {
+    if (!extension) continue;
+    texts.push(`${JSON.stringify(name)}:${extension.json}`);
+    empty &&= extension.empty;
+  }
+  return { json: `{${texts.join(',')}}`, empty };
+}
+
+/** The rooms that an extension is about: those of the lists and subscriptions that it names, of all unless it says. */
+export function relevantRooms(
+  { interest }: Told,
+  { lists = ['*'], rooms = ['*'] }: ExtensionBody,
+): Set<string> {
+  const relevant = new Set<string>();
+  for (const roomId of rooms.includes('*') ? interest.subscribed : rooms)
+    if (interest.subscribed.has(roomId)) relevant.add(roomId);
+  for (const key of lists.includes('*') ? interest.lists.keys() : lists)
+    for (const { roomIds } of interest.lists.get(key)?.ranges ?? [])
+      for (const roomId of roomIds) relevant.add(roomId);
+  return relevant;
+}
+
+/**
+ * Sorts rooms by what the client has of them. Those with news that are not told now fall behind.
+ *
+ * @returns rooms of which there may be something to tell, with the position up to which the client has it
+ */
+export function dueRooms(
+  view: SlidingView,
+  ledger: LedgerName,
+  relevant: ReadonlySet<string>,
+  news: ReadonlySet<string>,
+): Map<string, number | undefined> {
+  const { connection, changes, from } = view;
+  const ledgers = connection.ledgers[ledger];
+  const due = new Map<string, number | undefined>();
+  for (const roomId of relevant) {
+    if (ledgers.get(roomId) === 'live' && !news.has(roomId)) continue;
+    due.set(roomId, knownUpTo(view, ledger, roomId));
+    changes.ledgers[ledger].set(roomId, 'live');
+  }
+  if (from)
+    for (const roomId of news)
+      if (!relevant.has(roomId) && ledgers.get(roomId) === 'live')
+        changes.ledgers[ledger].set(roomId, from[ledger]);
+  return due;
+}
+
+async function toDeviceExtension(
+  { sources, userId, deviceId, to }: SlidingView,
+  body: ExtensionBody | undefined,
+): Promise<Extension | undefined> {
+  if (!body?.enabled) return undefined;
+  const since = body.since === undefined ? undefined : Number(body.since);
+  if (since !== undefined && !(Number.isSafeInteger(since) && since >= 0))
+    throw invalidParam('since is no token of this server');
+  const answer = (next: number, events: object[]) => ({
+    json: JSON.stringify({ next_batch: String(next), events }),
+    empty: events.length === 0,
+  });
+  if (deviceId === undefined) return answer(to.toDevice, []);
+  if (since !== undefined && since > to.toDevice) return answer(since, []);
+  if (since !== undefined) await sources.toDeviceReceived(userId, deviceId, since);
+  const limit = Math.min(Math.max(body.limit ?? TO_DEVICE_LIMIT, 1), TO_DEVICE_LIMIT);
+  const { events, upTo, more } = await sources.toDevice(userId, deviceId, since ?? 0, to.toDevice, limit);
+  return answer(more ? upTo : to.toDevice, events);
+}
+
+async function accountDataExtension(
+  view: SlidingView,
+  told: Told,
+  body: ExtensionBody | undefined,
+): Promise<Extension | undefined> {
+  const { sources, userId, from, to } = view;
+  const relevant = body?.enabled ? relevantRooms(told, body) : new Set<string>();
+  const due = dueRooms(view, 'accountData', relevant, told.news.accountData);
+  if (!body?.enabled) return undefined;
+  type Item = { type: string; content: object };
+  const global: Item[] = [];
+  const rooms: Record<string, Item[]> = {};
+  const starts = new Set([from?.accountData, ...due.values()]);
+  // Nearly always one look, or with new rooms two.
+  for (const start of starts)
+    for (const { roomId, type, content } of await sources.accountData(userId, start, to.accountData)) {
+      if (roomId === null) {
+        if (start === from?.accountData) global.push({ type, content });
+      } else if (due.has(roomId) && due.get(roomId) === start) {
+        rooms[roomId] ??= [];
+        rooms[roomId].push({ type, content });
+      }
+    }
+  return {
+    json: JSON.stringify({ global, rooms }),
+    empty: global.length === 0 && Object.keys(rooms).length === 0,
+  };
+}
+
+function typingExtension(
+  view: SlidingView,
+  told: Told,
+  body: ExtensionBody | undefined,
+): Extension | undefined {
+  if (!body?.enabled) return undefined;
+  const rooms: Record<string, object> = {};
+  for (const roomId of relevantRooms(told, body)) {
+    const isNew = view.from === undefined || told.results.get(roomId)?.anew === true;
+    if (!isNew && !told.news.typing.has(roomId)) continue;
+    if (told.memberships.get(roomId)?.membership !== 'join') continue;
+    const userIds = view.sources.typing(roomId);
+    if (isNew && userIds.length === 0) continue;
+    rooms[roomId] = { type: 'm.typing', content: { user_ids: userIds } };
+  }
+  return { json: JSON.stringify({ rooms }), empty: Object.keys(rooms).length === 0 };
+}
+
+async function threadsExtension(
+  { threads, userId, from, to }: SlidingView,
+  body: ExtensionBody | undefined,
+): Promise<Extension | undefined> {
+  if (!body?.enabled) return undefined;
+  if (from !== undefined && from.accountData === to.accountData) return undefined;
+  const limit = Math.min(Math.max(body.limit ?? THREADS_LIMIT, 1), THREADS_LIMIT);
+  const { changes, more } = await threads.changes(userId, {
+    from: from?.accountData,
+    to: to.accountData,
+    limit,
+  });
+  if (changes.length === 0) return undefined;
+  const json = { ...subscriptionChanges(changes), ...(more && { prev_batch: changesToken(changes) }) };
+  return { json: JSON.stringify(json), empty: false };
+}
