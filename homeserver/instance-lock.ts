@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ConfigError } from './config/load.ts';
 
 /** How long a server that is stopping already is waited for, in milliseconds. */
 const PATIENCE = 3_000;
@@ -15,7 +16,7 @@ export async function lockInstance(dataDir: string): Promise<void> {
   const runs = async () => pid > 0 && pid !== process.pid && holder === (await identity(pid));
   for (const end = Date.now() + PATIENCE; await runs(); ) {
     if (Date.now() > end)
-      throw new Error(
+      throw new ConfigError(
         `Trellis runs on ${dataDir} already (process ${pid}): stop that first, or use another data_dir`,
       );
     await new Promise((wake) => setTimeout(wake, 20));

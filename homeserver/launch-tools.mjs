@@ -1,33 +1,43 @@
 // Plain JavaScript without dependencies: it runs before anything is installed, by any Node from 20 on.
 import { spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const modules = join(root, 'node_modules');
-const stamp = join(modules, '.trellis-lock');
 
-/** Installs dependencies when they are missing or older than the lock file. */
+/** Installs dependencies when some are missing or of another version than the lock file says. */
 export function ensureInstalled() {
-  const wanted = createHash('sha256')
-    .update(readFileSync(join(root, 'package-lock.json')))
-    .digest('hex');
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
+  if (isInstalled()) return;
   console.error('Installing dependencies (only the first time, and after upgrades)…');
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
-  const result = spawnSync(npm, ['ci', '--no-fund', '--no-audit', '--loglevel=error'], {
-    cwd: root,
-    stdio: ['ignore', 2, 2],
-  });
-  if (result.status !== 0) {
-    console.error(
-      'npm ci failed: see above. Trellis needs Node 20 or later, npm, and access to an npm registry.',
-    );
-    process.exit(1);
-  }
-  writeFileSync(stamp, wanted);
+  // Deprecations and the like are nothing to whoever wants to start a server.
+  const args = ['install', '--no-save', '--no-fund', '--no-audit', '--loglevel=error'];
+  const { status } = spawnSync(npm, args, { cwd: root, stdio: ['ignore', 2, 2] });
+  if (status === 0) return;
+  console.error(
+    'npm install failed: see above. Trellis needs Node 20 or later, npm, and access to an npm registry.',
+  );
+  process.exit(1);
+}
+
+/** By the record that npm keeps of what it has installed. */
+function isInstalled() {
+  const record = join(modules, '.package-lock.json');
+  if (!existsSync(record)) return false;
+  const installed = packagesIn(record);
+  return Object.entries(packagesIn(join(root, 'package-lock.json'))).every(
+    ([path, { version, optional, devOptional }]) =>
+      !path.startsWith('node_modules/') ||
+      optional ||
+      devOptional ||
+      (path in installed && installed[path].version === version),
+  );
+}
+
+function packagesIn(lockFile) {
+  return JSON.parse(readFileSync(lockFile, 'utf8')).packages;
 }
 
 /** The Node to run Trellis with: 26, from the npm package `node`, or the running one when it is new enough. */

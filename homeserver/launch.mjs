@@ -11,4 +11,8 @@ const child = spawn(findNode(), [join(root, 'homeserver', 'main.ts'), ...process
 });
 // Ctrl-C reaches the whole process group; a service manager's signal reaches only this process.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
-child.on('exit', (code, signal) => process.exit(code ?? (signal ? 1 : 0)));
+let stopped = false;
+child.on('message', (message) => {
+  stopped ||= message === 'stopped';
+});
+child.on('exit', (code) => process.exit(stopped ? 0 : (code ?? 1)));

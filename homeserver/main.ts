@@ -1,13 +1,14 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import { type Logger, pino } from 'pino';
 import { commands } from './commands.ts';
 import { ConfigError, loadConfig, readConfig } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 import { type RunningServer, startServer } from './server.ts';
 
-/** Ctrl-C reaches us from the terminal, from npm and from launch.mjs: all that within this time is one, in ms. */
+/** Ctrl-C comes from the terminal, from npm and from launch.mjs: what comes within this time is one, in ms. */
 const ONE_SIGNAL = 1000;
 
 const HELP = `Usage: npm start -- [--config FILE]             starts the server
@@ -57,11 +58,12 @@ async function serve(config: Config): Promise<void> {
     log.flush(() => process.exit(1));
   });
   // A terminal that closes says SIGHUP as well as whoever renewed the certificate.
-  if (process.stdin.isTTY) process.once('SIGHUP', () => void stop(server, 'SIGHUP'));
+  if (process.stdin.isTTY) process.on('SIGHUP', () => void stop(server, 'SIGHUP'));
   else reloadOnHangup(server, log);
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(server, signal));
+  // Never without a listener: taking one away, if only for an instant, lets the next signal kill.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => void stop(server, signal));
   // launch.mjs was killed: nobody could tell this process to stop any more.
-  process.once('disconnect', () => void stop(server, 'launch.mjs ended'));
+  process.on('disconnect', () => void stop(server, 'launch.mjs ended'));
   log.info({ server_name: config.server_name, http: config.http, tls: config.tls?.port }, 'started');
   greet(config);
 }
@@ -78,16 +80,17 @@ function reloadOnHangup(server: RunningServer, log: Logger): void {
 let stopping = 0;
 
 async function stop(server: RunningServer, reason: string): Promise<void> {
-  if (stopping > 0) return;
+  if (stopping > 0) {
+    // Who asks again after a while means it.
+    if (Date.now() - stopping > ONE_SIGNAL) process.exit(1);
+    return;
+  }
   stopping = Date.now();
   process.stderr.write(`${reason}: stopping…\n`);
-  // A second signal means it.
-  for (const again of ['SIGINT', 'SIGTERM'] as const)
-    process.on(again, () => {
-      if (Date.now() - stopping > ONE_SIGNAL) process.exit(1);
-    });
   await server.close();
-  process.exit(0);
+  if (!process.connected) process.exit(0);
+  // A late copy of the signal may still hit the process while it exits: launch.mjs is to know that all is well.
+  process.send?.('stopped', () => process.exit(0));
 }
 
 function greet(config: Config): void {
@@ -105,7 +108,7 @@ ${config.server_name === 'localhost' ? '\n  To talk with other servers, set serv
 
 main().catch((error: unknown) => {
   const { message, code } = error as Error & { code?: string };
-  if (error instanceof ConfigError || code?.startsWith('ERR_PARSE_ARGS'))
+  if (error instanceof ConfigError || error instanceof MatrixError || code?.startsWith('ERR_PARSE_ARGS'))
     process.stderr.write(`${message}\n`);
   else if (code === 'EADDRINUSE')
     process.stderr.write(

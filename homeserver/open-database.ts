@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { Database } from '@trellis/storage/database.ts';
 import { runningEmbeddedPostgres, startEmbeddedPostgres } from '@trellis/storage/embedded-postgres.ts';
 import { migrate } from '@trellis/storage/migrate.ts';
+import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 
 export interface OpenDatabase {
@@ -46,7 +47,7 @@ async function claim(db: Database, serverName: string): Promise<void> {
   await db.query('INSERT INTO installation (server_name) VALUES ($1) ON CONFLICT DO NOTHING', [serverName]);
   const [row] = await db.query<{ server_name: string }>('SELECT server_name FROM installation');
   if (row?.server_name !== serverName)
-    throw new Error(
+    throw new ConfigError(
       `this database belongs to the server ${row?.server_name}, but server_name is ${serverName}: ` +
         'set server_name back, or use another database (database.url, or another data_dir)',
     );
