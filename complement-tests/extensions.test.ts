@@ -114,6 +114,11 @@ describe('what clients use beyond the specification', () => {
       assert.equal((await fetch(url)).status, 404);
     });
 
+    it('lets browsers send its conditions', async () => {
+      const { headers } = await fetch(server.url + base, { method: 'OPTIONS' });
+      assert.match(headers.get('access-control-allow-headers')!, /If-Match, If-None-Match/);
+    });
+
     it('takes nothing but short plain text', async () => {
       const post = (headers: Record<string, string>, body: string) =>
         fetch(server.url + base, { method: 'POST', headers, body });

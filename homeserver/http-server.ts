@@ -90,7 +90,7 @@ export function createHttpServer(
     if (request.method === 'OPTIONS') {
       reply
         .header('access-control-allow-methods', 'GET, POST, PUT, DELETE, OPTIONS')
-        .header('access-control-allow-headers', 'X-Requested-With, Content-Type, Authorization')
+        .header('access-control-allow-headers', allowedHeaders(request.url))
         .header('access-control-max-age', '86400');
       return reply.code(200).send();
     }
@@ -102,6 +102,12 @@ export function createHttpServer(
       reply.header('content-type', 'application/json');
   });
   return app;
+}
+
+/** Those of the spec, and for rendezvous sessions the conditions that MSC4108 works by. */
+function allowedHeaders(url: string): string {
+  const headers = 'X-Requested-With, Content-Type, Authorization';
+  return url.includes('/org.matrix.msc4108/rendezvous') ? `${headers}, If-Match, If-None-Match` : headers;
 }
 
 declare module 'fastify' {

@@ -82,3 +82,22 @@ export function usersJson(news: ProfileNews): string | undefined {
   });
   return JSON.stringify(Object.fromEntries(users));
 }
+
+/** The extension `org.matrix.msc4262.profiles` of sliding sync, as JSON text; `undefined` when there is nothing to tell. */
+export function profilesExtensionJson(news: ProfileNews): string | undefined {
+  if (news.size === 0) return undefined;
+  const users = [...news].map(([userId, fields]) => {
+    if (!fields) return [userId, null];
+    const entries = Object.entries(fields);
+    const updated = entries.filter(([, value]) => value !== undefined);
+    const removed = entries.filter(([, value]) => value === undefined).map(([name]) => name);
+    return [
+      userId,
+      {
+        ...(updated.length > 0 && { updated: Object.fromEntries(updated) }),
+        ...(removed.length > 0 && { removed }),
+      },
+    ];
+  });
+  return JSON.stringify({ users: Object.fromEntries(users) });
+}

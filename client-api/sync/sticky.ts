@@ -1,4 +1,5 @@
 import type { Room } from '@trellis/rooms/room.ts';
+import type { StickyEvents } from '@trellis/rooms/sticky-events.ts';
 import { eventListJson } from '../event-json.ts';
 import type { SyncView } from './room-sections.ts';
 import type { Timeline } from './timeline.ts';
@@ -24,4 +25,30 @@ export async function stickyJson(
   if (left.length === 0) return undefined;
   const { userId, deviceId } = view;
   return eventListJson(left, { userId, deviceId, membership: 'join' });
+}
+
+export interface StickyRequest {
+  readonly sticky: Pick<StickyEvents, 'has' | 'between'>;
+  readonly userId: string;
+  readonly deviceId: string | undefined;
+  readonly ignored: ReadonlySet<string>;
+  /** Rooms that the user is joined to. */
+  readonly roomIds: Iterable<string>;
+  /** Positions of events: what the client has, `undefined` for nothing, and up to where it is told now. */
+  readonly since: number | undefined;
+  readonly to: number;
+}
+
+/** The extension `org.matrix.msc4354.sticky_events` of sliding sync (MSC4480), as JSON text. */
+export async function stickyExtensionJson(request: StickyRequest): Promise<{ json: string; empty: boolean }> {
+  const { sticky, userId, deviceId, ignored, since, to } = request;
+  const rooms: string[] = [];
+  for (const roomId of request.roomIds) {
+    if (!sticky.has(roomId)) continue;
+    const events = (await sticky.between(roomId, since, to)).filter(({ sender }) => !ignored.has(sender));
+    if (events.length === 0) continue;
+    const list = eventListJson(events, { userId, deviceId, membership: 'join' });
+    rooms.push(`${JSON.stringify(roomId)}:{"events":${list}}`);
+  }
+  return { json: `{"next_batch":"${to}","rooms":{${rooms.join(',')}}}`, empty: rooms.length === 0 };
 }
