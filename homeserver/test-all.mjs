@@ -1,4 +1,4 @@
-// `npm test`: types, format and lint, then every test. With file names, only those tests.
+// `npm test`: types, format and lint, then every test. With file names, only those tests, in detail.
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { ensureInstalled, findNode, root } from './launch-tools.mjs';
@@ -6,17 +6,21 @@ import { ensureInstalled, findNode, root } from './launch-tools.mjs';
 ensureInstalled();
 const node = findNode();
 const modules = join(root, 'node_modules');
+// A test may take minutes (the first one with Synapse installs it); what hangs is to end in a time.
+const TEST = ['--test', '--test-concurrency=2', '--test-timeout=600000'];
 
 function run(title, ...args) {
-  console.log(`\n# ${title}`);
+  console.log(`# ${title}`);
   const { status } = spawnSync(node, args, { cwd: root, stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
 }
 
 const files = process.argv.slice(2);
-if (files.length === 0) {
+if (files.length > 0) {
+  run('tests', ...TEST, ...files);
+} else {
   run('types', join(modules, 'typescript', 'bin', 'tsc'), '--noEmit');
   run('format and lint', join(modules, '@biomejs', 'biome', 'bin', 'biome'), 'check', '.');
+  const reporter = `--test-reporter=${join(root, 'homeserver', 'test-report.mjs')}`;
+  run('tests', ...TEST, reporter, 'complement-tests/*.test.ts', '*/test/**/*.test.ts');
 }
-const tests = files.length > 0 ? files : ['*/test/**/*.test.ts', 'complement-tests/*.test.ts'];
-run('tests', '--test', '--test-concurrency=2', '--test-timeout=600000', ...tests);

@@ -1,0 +1,58 @@
+// How `npm test` reports: a line for each file when it is done, failures in full, node's own summary at the end.
+import { globSync } from 'node:fs';
+import { relative } from 'node:path';
+import { inspect } from 'node:util';
+
+const shortName = (file) => relative(process.cwd(), file);
+const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
+
+export default async function* report(source) {
+  // The command line of the runner ends in the patterns of the files.
+  const total = globSync(process.argv.slice(1)).length;
+  const failures = [];
+  const skipped = new Map();
+  let done = 0;
+  for await (const { type, data } of source) {
+    if (type === 'test:stdout' || type === 'test:stderr') yield data.message;
+    if (type === 'test:pass' && data.skip) note(skipped, data);
+    if (type === 'test:fail' && isCause(data)) {
+      const failure = describeFailure(data);
+      failures.push(failure);
+      yield failure;
+    }
+    if (type !== 'test:summary') continue;
+    if (data.file === undefined) yield* failures.length > 0 ? ['\nFAILED:\n', ...failures] : [];
+    yield data.file === undefined ? summary(data) : fileLine(++done, total, data, skipped.get(data.file));
+  }
+}
+
+function note(skipped, { file, name, skip }) {
+  const reasons = skipped.get(file) ?? new Set();
+  skipped.set(file, reasons.add(typeof skip === 'string' ? skip : name));
+}
+
+/** A suite or file fails because of a test in it, which has been told then. */
+function isCause({ details, todo }) {
+  return !todo && details.error?.failureType !== 'subtestsFailed';
+}
+
+function describeFailure({ file, line, name, details: { error } }) {
+  const cause = inspect(error?.cause ?? error, { colors: false }).replaceAll(/^/gm, '    ');
+  return `\n✖ ${shortName(file ?? '')}:${line}  ${name}\n${cause}\n\n`;
+}
+
+function fileLine(done, total, { file, counts, duration_ms, success }, reasons) {
+  const place = `[${String(done).padStart(String(total).length)}/${total}]`;
+  const parts = [`${counts.tests} tests`, seconds(duration_ms)];
+  if (counts.failed + counts.cancelled > 0) parts.unshift(`${counts.failed + counts.cancelled} FAILED`);
+  if (counts.skipped > 0) parts.push(`${counts.skipped} skipped: ${[...reasons].join('; ')}`);
+  return `${place} ${success ? '✔' : '✖'} ${shortName(file)}  ${parts.join(', ')}\n`;
+}
+
+function summary({ counts, duration_ms }) {
+  const { tests, suites, passed, failed, cancelled, skipped, todo } = counts;
+  const lines = { tests, suites, pass: passed, fail: failed, cancelled, skipped, todo, duration_ms };
+  return `\n${Object.entries(lines)
+    .map(([name, value]) => `ℹ ${name} ${value}\n`)
+    .join('')}`;
+}
