@@ -493,6 +493,30 @@ describe('limits for group chats', () => {
     await alice.leave(room);
   });
 
+  it('refuse members from other servers too, whose sticky events come as all others', async () => {
+    const other = await startServer({ name: 'elsewhere' });
+    try {
+      const zoe = await other.register('zoe');
+      const room = await alice.createRoom();
+      await bob.join(room);
+      await refused(zoe.join(room, server.serverName), 403, 'M_FORBIDDEN');
+      await bob.leave(room);
+      await zoe.join(room, server.serverName);
+      const filter = { room: { timeline: { not_types: ['org.example.call'] } } };
+      const target = path`/v3/rooms/${room}/send/org.example.call/t`;
+      await zoe.api('PUT', target, {}, { query: { 'org.matrix.msc4354.sticky_duration_ms': 60_000 } });
+      const [event] = await alice.syncUntil(
+        'the sticky event',
+        (sync) => sync.rooms?.join?.[room]?.msc4354_sticky?.events,
+        { filter },
+      );
+      assert.equal(event.sender, zoe.userId);
+      await alice.leave(room);
+    } finally {
+      await other.close();
+    }
+  });
+
   it('refuse rooms beyond what a user may create or be in', async () => {
     const dave = await server.register('dave');
     const [first] = [await dave.createRoom(), await dave.createRoom()];
