@@ -1,12 +1,12 @@
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
-import { sharingChanges } from '../sync/people.ts';
+import { type SharingChanges, sharingChanges } from '../sync/people.ts';
 import type { Extension, Told } from './extensions.ts';
 import type { SlidingView } from './view.ts';
 
 /** End-to-end encryption (MSC3884): keys left on the server, and whose devices changed. */
-export async function e2eeExtension(view: SlidingView, told: Told): Promise<Extension> {
+export async function e2eeExtension(view: SlidingView, sharing: SharingChanges): Promise<Extension> {
   const { sources, userId, deviceId } = view;
-  const lists = await deviceLists(view, told);
+  const lists = await deviceLists(view, sharing);
   const counts = deviceId === undefined ? undefined : await sources.keyCounts(userId, deviceId);
   const json = {
     device_one_time_keys_count: counts?.oneTimeKeys ?? {},
@@ -18,16 +18,10 @@ export async function e2eeExtension(view: SlidingView, told: Told): Promise<Exte
 
 /** As in `/sync` (spec: "Tracking the device list for a user"), but without a look at every room of the user. */
 async function deviceLists(
-  view: SlidingView,
-  { memberships, news }: Told,
+  { sources, userId, from, to }: SlidingView,
+  { joined, gone }: SharingChanges,
 ): Promise<{ changed: string[]; left: string[] } | undefined> {
-  const { sources, userId, from, to } = view;
   if (from === undefined) return undefined;
-  const { joined, gone } = await sharingChanges(
-    { sources, userId, since: from },
-    to,
-    roomsWithNews(view, memberships, news.events),
-  );
   const changed = new Set(joined);
   if (to.deviceLists > from.deviceLists)
     for (const other of await sources.deviceListChanges(from.deviceLists, to.deviceLists, userId))
@@ -37,6 +31,14 @@ async function deviceLists(
   const left: string[] = [];
   for (const other of gone) if (!(await sources.memberships.shareRoom(userId, other))) left.push(other);
   return still.length === 0 && left.length === 0 ? undefined : { changed: still, left };
+}
+
+/** Who began and who ceased to share a room with the user since the client looked. */
+export async function sharingNews(view: SlidingView, { memberships, news }: Told): Promise<SharingChanges> {
+  const { sources, userId, from, to } = view;
+  if (from === undefined) return { joined: new Set(), gone: new Set() };
+  const rooms = roomsWithNews(view, memberships, news.events);
+  return sharingChanges({ sources, userId, since: from }, to, rooms);
 }
 
 /** All rooms of the user in which something happened, whether the client knows them or not. */

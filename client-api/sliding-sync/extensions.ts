@@ -1,8 +1,12 @@
 import { invalidParam } from '@trellis/protocol/errors.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
+import type { SharingChanges } from '../sync/people.ts';
+import { profileNews, profilesExtensionJson } from '../sync/profiles.ts';
+import { stickyExtensionJson } from '../sync/sticky.ts';
 import { changesToken, subscriptionChanges } from '../thread-subscriptions.ts';
 import type { LedgerName } from './connection.ts';
-import { e2eeExtension } from './e2ee.ts';
+import { e2eeExtension, sharingNews } from './e2ee.ts';
 import type { Interest } from './interest.ts';
 import type { News } from './news.ts';
 import { receiptsExtension } from './receipts.ts';
@@ -25,19 +29,25 @@ export interface Extension {
 }
 
 const THREADS = 'io.element.msc4308.thread_subscriptions';
+const STICKY = 'org.matrix.msc4354.sticky_events';
+const PROFILES = 'org.matrix.msc4262.profiles';
 const TO_DEVICE_LIMIT = 100;
 const THREADS_LIMIT = 100;
 
 /** The extensions that a request asks for, as JSON text (MSC3884, 3885, 3959 to 3961, 4308). */
 export async function extensionsJson(view: SlidingView, told: Told): Promise<Extension> {
   const { extensions } = view.request;
+  const asksForPeople = extensions.e2ee?.enabled || extensions[PROFILES]?.enabled;
+  const sharing = asksForPeople ? await sharingNews(view, told) : undefined;
   const found: Array<[name: string, extension: Extension | undefined]> = [
     ['to_device', await toDeviceExtension(view, extensions.to_device)],
-    ['e2ee', extensions.e2ee?.enabled ? await e2eeExtension(view, told) : undefined],
+    ['e2ee', extensions.e2ee?.enabled ? await e2eeExtension(view, sharing!) : undefined],
     ['account_data', await accountDataExtension(view, told, extensions.account_data)],
     ['receipts', await receiptsExtension(view, told, extensions.receipts)],
     ['typing', typingExtension(view, told, extensions.typing)],
     [THREADS, await threadsExtension(view, extensions[THREADS])],
+    [STICKY, await stickyExtension(view, told, extensions[STICKY])],
+    [PROFILES, await profilesExtension(view, sharing, extensions[PROFILES])],
   ];
   const texts: string[] = [];
   let empty = true;
@@ -94,9 +104,7 @@ async function toDeviceExtension(
   body: ExtensionBody | undefined,
 ): Promise<Extension | undefined> {
   if (!body?.enabled) return undefined;
-  const since = body.since === undefined ? undefined : Number(body.since);
-  if (since !== undefined && !(Number.isSafeInteger(since) && since >= 0))
-    throw invalidParam('since is no token of this server');
+  const since = sinceOf(body);
   const answer = (next: number, events: object[]) => ({
     json: JSON.stringify({ next_batch: String(next), events }),
     empty: events.length === 0,
@@ -171,4 +179,42 @@ async function threadsExtension(
   if (changes.length === 0) return undefined;
   const json = { ...subscriptionChanges(changes), ...(more && { prev_batch: changesToken(changes) }) };
   return { json: JSON.stringify(json), empty: false };
+}
+
+/** Sticky events (MSC4480), of all rooms of the user. */
+async function stickyExtension(
+  { sources: { sticky }, userId, deviceId, ignored, to }: SlidingView,
+  { memberships }: Told,
+  body: ExtensionBody | undefined,
+): Promise<Extension | undefined> {
+  if (!body?.enabled || !sticky) return undefined;
+  const since = sinceOf(body);
+  const roomIds: string[] = [];
+  for (const { roomId, membership } of memberships.values())
+    if (membership === 'join' && sticky.has(roomId)) roomIds.push(roomId);
+  return stickyExtensionJson({ sticky, userId, deviceId, ignored, roomIds, since, to: to.events });
+}
+
+async function profilesExtension(
+  { sources, userId, from, to }: SlidingView,
+  sharing: SharingChanges | undefined,
+  body: ExtensionBody | undefined,
+): Promise<Extension | undefined> {
+  const { profileChanges: changes, memberships, rooms } = sources;
+  if (!body?.enabled || !changes || !sharing) return undefined;
+  const isLocal = (other: string) => serverNameOf(other) === rooms.parts.serverName;
+  const { fields = [] } = body;
+  const json = profilesExtensionJson(
+    await profileNews({ changes, memberships, userId, isLocal, fields, since: from, to, ...sharing }),
+  );
+  return json === undefined ? undefined : { json, empty: false };
+}
+
+/** @throws M_INVALID_PARAM */
+function sinceOf({ since: text }: ExtensionBody): number | undefined {
+  if (text === undefined) return undefined;
+  const since = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(since))
+    throw invalidParam('since is no token of this server');
+  return since;
 }

@@ -42,6 +42,7 @@ const extension = Type.Object({
   rooms: Type.Optional(Type.Array(Type.String(), { maxItems: 1_000 })),
   limit: Type.Optional(Type.Integer()),
   since: text,
+  fields: Type.Optional(Type.Array(Type.String(), { maxItems: 100 })),
 });
 const extensions = Type.Object({
   to_device: Type.Optional(extension),
@@ -50,6 +51,8 @@ const extensions = Type.Object({
   receipts: Type.Optional(extension),
   typing: Type.Optional(extension),
   'io.element.msc4308.thread_subscriptions': Type.Optional(extension),
+  'org.matrix.msc4354.sticky_events': Type.Optional(extension),
+  'org.matrix.msc4262.profiles': Type.Optional(extension),
 });
 
 const common = {
