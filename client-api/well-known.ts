@@ -31,6 +31,8 @@ export function wellKnownRoutes(app: FastifyInstance, deps: WellKnownDeps): void
     client: clientDiscovery(deps),
     server: deps.delegatedTo === undefined ? undefined : { 'm.server': deps.delegatedTo },
     support: deps.support,
+    // This server signs no others' events (spec: "Policy Servers").
+    policy_server: undefined,
   };
   for (const [name, document] of Object.entries(documents))
     app.get(`/.well-known/matrix/${name}`, { config: { auth: 'none' } }, async () => {

@@ -42,6 +42,7 @@ export class KeyRing {
   readonly #own: Map<string, ServerKey>;
   readonly #store: KeyStore;
   readonly #fetcher: KeyFetcher;
+  readonly #distrusted: ReadonlySet<string>;
   readonly #clock: () => number;
   /** Texts whose signature was right lately: transactions are sent again, events come by several ways. */
   readonly #verified = new LRUCache<string, true>({ max: 20_000 });
@@ -51,8 +52,11 @@ export class KeyRing {
     ownKeys: readonly OwnKey[];
     store: KeyStore;
     fetcher: KeyFetcher;
+    /** Public keys, in unpadded Base64, that are known to be in the wrong hands: nothing is verified with them. */
+    distrusted?: readonly string[];
     clock?: () => number;
   }) {
+    this.#distrusted = new Set(options.distrusted?.map((key) => key.replace(/=+$/, '')));
     this.#serverName = options.serverName;
     this.#own = new Map(
       options.ownKeys.map((key) => [
@@ -94,7 +98,7 @@ export class KeyRing {
     const needs = candidates.map(([keyId]) => ({ server, keyId, validAt: this.#clock(), inUse: true }));
     const keys = await this.#keys(needs);
     for (const [index, [, signature]] of candidates.entries()) {
-      const key = acceptable(keys, needs[index]!);
+      const key = this.#acceptable(keys, needs[index]!);
       if (key && (await isSignatureAsync(key.publicKey, text, signature))) return;
     }
     throw new SignatureError(`no valid signature by ${server}`);
@@ -103,7 +107,7 @@ export class KeyRing {
   /** Checks an X-Matrix signature. */
   async verifyRequest(origin: string, keyId: string, signature: string, text: string): Promise<void> {
     const need: KeyNeed = { server: origin, keyId, validAt: this.#clock(), inUse: true };
-    const key = acceptable(await this.#keys([need], true), need);
+    const key = this.#acceptable(await this.#keys([need], true), need);
     if (!key)
       throw new MatrixError(401, 'M_UNAUTHORIZED', `No valid key ${keyId} of ${origin} could be found`);
     if (!(await isSignatureAsync(key.publicKey, text, signature)))
@@ -121,7 +125,7 @@ export class KeyRing {
       let verified = false;
       let found = false;
       for (const { need, signature } of candidates) {
-        const key = acceptable(keys, need);
+        const key = this.#acceptable(keys, need);
         if (!key) continue;
         found = true;
         const mark = `${server} ${need.keyId} ${key.publicKey} ${signature} ${event.eventId}`;
@@ -138,6 +142,13 @@ export class KeyRing {
     return undefined;
   }
 
+  #acceptable(keys: Keys, need: KeyNeed): ServerKey | undefined {
+    const key = keys.get(need.server)?.get(need.keyId);
+    if (!key || this.#distrusted.has(key.publicKey)) return undefined;
+    if (need.inUse && key.expired) return undefined;
+    return need.validAt !== undefined && key.validUntil < need.validAt ? undefined : key;
+  }
+
   /** The keys of all servers in `needs`, asking for those that are not there or not valid long enough. */
   async #keys(needs: readonly KeyNeed[], isHere = false): Promise<Keys> {
     const foreign = new Set(needs.map(({ server }) => server));
@@ -145,7 +156,7 @@ export class KeyRing {
     let keys: Keys = foreign.size > 0 ? await this.#store.get(foreign) : new Map();
     const lacking = new Map<string, Map<string, number>>();
     for (const need of needs) {
-      if (need.server === this.#serverName || acceptable(keys, need)) continue;
+      if (need.server === this.#serverName || this.#acceptable(keys, need)) continue;
       const ids = lacking.get(need.server) ?? new Map<string, number>();
       lacking.set(need.server, ids);
       ids.set(need.keyId, Math.max(ids.get(need.keyId) ?? 0, need.validAt ?? 0));
@@ -179,11 +190,4 @@ function neededSignatures(event: RoomEvent): NeededSignature[] {
       .slice(0, MAX_SIGNATURES)
       .map(([keyId, signature]) => ({ need: { server, keyId, validAt, inUse: false }, signature })),
   }));
-}
-
-function acceptable(keys: Keys, need: KeyNeed): ServerKey | undefined {
-  const key = keys.get(need.server)?.get(need.keyId);
-  if (!key || (need.inUse && key.expired)) return undefined;
-  if (need.validAt !== undefined && key.validUntil < need.validAt) return undefined;
-  return key;
 }

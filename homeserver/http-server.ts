@@ -9,6 +9,9 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController
 /** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
 const BODY_LIMIT = 4 * 1024 * 1024;
 
+/** A request that has not come whole by then is given up: an upload over a slow line takes its time. In milliseconds. */
+const REQUEST_LIMIT = 10 * 60_000;
+
 /**
  * The HTTP server that both APIs are plugged into: body parsing, errors, CORS and unknown paths as Matrix wants
  * them. It listens nowhere yet.
@@ -21,6 +24,7 @@ export function createHttpServer(
     loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
+    requestTimeout: REQUEST_LIMIT,
     trustProxy: true,
     genReqId: () => randomBytes(6).toString('base64url'),
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: false },

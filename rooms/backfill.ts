@@ -4,6 +4,7 @@ import { type Pdu, type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { LRUCache } from 'lru-cache';
 import { loadState } from './auth-state.ts';
 import { ancestors } from './gaps.ts';
 import { checkIncoming } from './incoming-event.ts';
@@ -24,6 +25,15 @@ const MAX_FROM = 20;
 const MAX_STATES = 5;
 /** What a reader waits for it; it goes on without them. In milliseconds. */
 const PATIENCE = 25_000;
+/** A gap that nobody could fill is left alone for so long, twice as long each time, up to the last. In milliseconds. */
+const FIRST_REST = 60_000;
+const LAST_REST = 24 * 60 * 60_000;
+const MAX_FRUITLESS = 10_000;
+
+interface Fruitless {
+  readonly rest: number;
+  readonly until: number;
+}
 
 /**
  * Fetches history from before an event whose predecessors are not here, and puts it into the room's order before that
@@ -35,27 +45,35 @@ const PATIENCE = 25_000;
 export class Backfill {
   readonly #parts: RemoteEventsParts;
   readonly #receiver: Receiver;
+  readonly #clock: () => number;
   readonly #running = new Map<string, Promise<boolean>>();
+  readonly #fruitless = new LRUCache<string, Fruitless>({ max: MAX_FRUITLESS });
 
-  constructor(parts: RemoteEventsParts, receiver: Receiver) {
+  constructor(parts: RemoteEventsParts, receiver: Receiver, clock: () => number = Date.now) {
     this.#parts = parts;
     this.#receiver = receiver;
+    this.#clock = clock;
   }
 
   /**
    * Fetches about `limit` events from before the gap at position `pos`.
    *
-   * @returns whether anything came; also `false` when it takes too long, though it may come later
+   * @returns whether anything came; also `false` when it takes too long, though it may come later, and when the
+   *   servers had nothing lately: readers pass by a gap often
    */
   async before(room: Room, pos: number, limit: number): Promise<boolean> {
     const key = `${room.roomId} ${pos}`;
+    if ((this.#fruitless.get(key)?.until ?? 0) > this.#clock()) return false;
     let running = this.#running.get(key);
     if (!running) {
       running = this.#fill(room, pos, Math.min(Math.max(limit, MIN_LIMIT), MAX_LIMIT)).finally(() =>
         this.#running.delete(key),
       );
       this.#running.set(key, running);
-      running.catch(() => {});
+      running.then(
+        (came) => this.#note(key, came),
+        () => this.#note(key, false),
+      );
     }
     const { promise: tooLong, resolve } = Promise.withResolvers<false>();
     const timer = setTimeout(resolve, PATIENCE, false);
@@ -64,6 +82,15 @@ export class Backfill {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  #note(key: string, came: boolean): void {
+    if (came) {
+      this.#fruitless.delete(key);
+      return;
+    }
+    const rest = Math.min((this.#fruitless.get(key)?.rest ?? FIRST_REST / 2) * 2, LAST_REST);
+    this.#fruitless.set(key, { rest, until: this.#clock() + rest });
   }
 
   async #fill(room: Room, pos: number, limit: number): Promise<boolean> {

@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonValue, Pdu, RoomEvent } from '@trellis/protocol/event.ts';
 import { checkPdu } from '@trellis/protocol/event-format.ts';
-import { checkContentHash, makeEvent } from '@trellis/protocol/make-event.ts';
+import { checkContentHash, makeEvent, signingServers } from '@trellis/protocol/make-event.ts';
 import { redact } from '@trellis/protocol/redaction.ts';
 import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 
@@ -57,11 +57,40 @@ export async function checkIncoming(
       if (error) errors.set(event, error);
     }
   }
-  return mapInTurns(checked, (incoming) => {
+  const hashed = await mapInTurns(checked, (incoming) => {
     const error = incoming.event && errors.get(incoming.event);
     if (error) return { eventId: incoming.eventId, error: error.message };
     return incoming.event ? { ...incoming, event: withRightHash(incoming.event) } : incoming;
   });
+  return verifyAnew(checked, hashed, verifier);
+}
+
+/**
+ * An invite by third-party invite need not be signed by its sender's server, and before room version 11 a redaction
+ * takes away what made it one: with a wrong hash, anybody could make it an invite in another's name. So what an event
+ * needs redacted that it did not need before is verified once more.
+ */
+async function verifyAnew(
+  before: readonly Incoming[],
+  hashed: readonly Incoming[],
+  verifier: EventVerifier,
+): Promise<Incoming[]> {
+  const changed = hashed.flatMap(({ event }, i) =>
+    event && event !== before[i]!.event && needsMore(event, before[i]!.event!) ? [event] : [],
+  );
+  if (changed.length === 0) return [...hashed];
+  const verified = await verifier.verifyEventSignatures(changed);
+  const refused = new Set(changed.filter(({ eventId }) => !verified.has(eventId) || verified.get(eventId)));
+  return hashed.map((incoming) =>
+    incoming.event && refused.has(incoming.event)
+      ? { eventId: incoming.eventId, error: 'the content hash is wrong, and its sender has not signed it' }
+      : incoming,
+  );
+}
+
+function needsMore(redacted: RoomEvent, event: RoomEvent): boolean {
+  const before = new Set(signingServers(event));
+  return signingServers(redacted).some((server) => !before.has(server));
 }
 
 /** The id of a PDU whose format nobody has looked at; `undefined` when it can't have one. */

@@ -19,6 +19,8 @@ export interface Placement {
   /** Predecessors that are not here. */
   readonly missing?: readonly string[];
   readonly relayFrom?: string;
+  /** The room's policy server does not recommend it. */
+  readonly isUnwanted?: boolean;
 }
 
 /** How far back is looked for extremities behind rejected and soft-failed predecessors. */
@@ -116,6 +118,7 @@ class Placing {
   async #judge(stateBefore: Snapshot): Promise<EventStatus> {
     if (this.#placement.rejection !== undefined) return 'rejected';
     if ((await this.#refusal(stateBefore)) !== undefined) return 'rejected';
+    if (this.#placement.isUnwanted) return 'soft-failed';
     if (stateBefore.id === this.#room.state.id) return 'accepted';
     return (await this.#refusal(this.#room.state)) === undefined ? 'accepted' : 'soft-failed';
   }

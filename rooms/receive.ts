@@ -30,20 +30,25 @@ const MAX_TRIES = 3;
  *  5. Its `auth_events`, fetched where they are not here, must allow it; else rejected.
  *  6. The state before it is worked out: the states after its predecessors, resolved.
  *  7. That state must allow it; else rejected.
- *  8. The room's current state must allow it; else soft-failed.
+ *  8. The room's current state must allow it, and the room's policy server recommend it; else soft-failed.
  *  9. It takes the place of its predecessors among the ends of the graph, and the room's state becomes the states
  *     after these ends, resolved. Not so for rejected and soft-failed events.
  * 10. It is put at the end of the room's order and stored.
  *
- * Steps 1 to 5 may ask other servers and hold no lock; 6 to 10 (`place.ts`) are one moment in the room.
+ * Steps 1 to 5, and the policy server's word, may take other servers' time and hold no lock; 6 to 10 (`place.ts`) are one moment in the room.
  */
+export interface ReceiverParts extends RemoteEventsParts {
+  /** Told of each room that an event has come to. */
+  readonly onPlaced?: (roomId: string) => void;
+}
+
 export class Receiver {
   readonly states: StatesAt;
   readonly remoteEvents: RemoteEvents;
   readonly remoteStates: RemoteStates;
-  readonly #parts: RemoteEventsParts;
+  readonly #parts: ReceiverParts;
 
-  constructor(parts: RemoteEventsParts) {
+  constructor(parts: ReceiverParts) {
     this.#parts = parts;
     this.states = new StatesAt(parts.rooms);
     this.remoteEvents = new RemoteEvents(parts);
@@ -122,18 +127,33 @@ export class Receiver {
     // 5.
     const auth = await this.remoteEvents.authEvents(room, origin, event);
     if (!auth) return undefined;
-    const placement = { ...wanted, rejection: rejectionByAuthEvents(event, auth, room.version) };
+    const rejection = rejectionByAuthEvents(event, auth, room.version);
+    const placement = { ...(await this.#withPolicy(room, wanted, rejection)), rejection };
     for (let tries = 0; tries < MAX_TRIES; tries++) {
       // 6. to 10.
       const placed = await place(rooms, this.states, placement);
       if (!placed) return undefined;
       if (placed !== 'store-first') {
         await placed.committed;
+        this.#parts.onPlaced?.(room.roomId);
         return placed.event;
       }
-      await storeOutliers(rooms, room, [event]);
+      await storeOutliers(rooms, room, [placement.event]);
     }
     return undefined;
+  }
+
+  /** Asks the room's policy server for its signature, if the event has none. */
+  async #withPolicy<T extends Omit<Placement, 'rejection'>>(
+    room: Room,
+    wanted: T,
+    rejection: string | undefined,
+  ): Promise<T> {
+    const { rooms } = this.#parts;
+    const { policies } = rooms.parts;
+    if (!policies || rejection !== undefined) return wanted;
+    const event = await policies.recommended(rooms, room, wanted.event);
+    return event ? { ...wanted, event } : { ...wanted, isUnwanted: true };
   }
 
   /** The event if it has its place already, once that is safely stored. */

@@ -8,6 +8,7 @@ import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Stream } from '@trellis/storage/streams.ts';
+import type { RoomPolicies } from './policy-servers.ts';
 import type { RedactedOriginals } from './redacted-originals.ts';
 import { type Member, Room } from './room.ts';
 import { TimelineTail } from './timeline-tail.ts';
@@ -53,6 +54,8 @@ export interface EngineParts {
   readonly signingKey: SigningKey;
   /** Only where redacted events are kept for a while. */
   readonly redactedOriginals?: RedactedOriginals | undefined;
+  /** Without it no policy server is asked. */
+  readonly policies?: RoomPolicies | undefined;
 }
 
 /** Rooms kept live in memory at the most, besides those that are being written to. */

@@ -49,8 +49,17 @@ export async function appendDraft(
   return appendBuilt(rooms, room, event, transaction, also);
 }
 
-/** Builds and signs an event on the room's live state, without a check whether it may be. */
-export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promise<RoomEvent> {
+/**
+ * Builds and signs an event on the room's live state, without a check whether it may be.
+ *
+ * @param maxPrev ends of the graph that it joins at the most
+ */
+export async function buildDraft(
+  rooms: Rooms,
+  room: Room,
+  draft: Draft,
+  maxPrev = MAX_PREV_EVENTS,
+): Promise<RoomEvent> {
   const { serverName, signingKey } = rooms.parts;
   const { version } = room;
   const keys = authEventKeys({ ...draft, stateKey: draft.stateKey }, version);
@@ -67,7 +76,7 @@ export async function buildDraft(rooms: Rooms, room: Room, draft: Draft): Promis
       content,
       ...(draft.stickyMs === undefined ? {} : { msc4354_sticky: { duration_ms: draft.stickyMs } }),
       ...(draft.redacts !== undefined && !version.redactsInContent ? { redacts: draft.redacts } : {}),
-      prev_events: room.extremities.slice(0, MAX_PREV_EVENTS),
+      prev_events: room.extremities.slice(0, maxPrev),
       auth_events: keys.flatMap((key) => room.state.getKey(key)?.eventId ?? []),
       depth: nextDepth(room),
       origin_server_ts: draft.originServerTs ?? Date.now(),
@@ -91,16 +100,20 @@ export async function requireAllowed(rooms: Rooms, room: Room, event: RoomEvent)
   if (reason !== undefined) throw forbidden(reason);
 }
 
-/** Authorises an event against the room's live state and appends it. To be called under the room's lock. */
+/**
+ * Authorises an event against the room's live state, has the room's policy server sign it where there is one, and
+ * appends it. To be called under the room's lock.
+ */
 export async function appendBuilt(
   rooms: Rooms,
   room: Room,
-  event: RoomEvent,
+  built: RoomEvent,
   transaction?: EventTransaction,
   also?: Append['also'],
 ): Promise<Appended> {
-  await requireAllowed(rooms, room, event);
-  const { ids, snapshots } = rooms.parts;
+  await requireAllowed(rooms, room, built);
+  const { ids, snapshots, policies } = rooms.parts;
+  const event = (await policies?.signed(rooms, room, built)) ?? built;
   const nid = ids.next();
   const changes: StateDelta =
     event.stateKey === undefined

@@ -21,6 +21,7 @@ export interface KeyRoutesDeps {
 }
 
 const HOUR = 3_600_000;
+const WEEK = 7 * 24 * HOUR;
 /** Far below the 7 days that others cap it to, so that a lost key can be withdrawn within a day. */
 const OWN_VALIDITY = 24 * HOUR;
 const MAX_SERVERS = 100;
@@ -108,10 +109,14 @@ async function notarise(
   return answers;
 }
 
-/** An answer is good for half its life: what is handed on must not run out at once. */
+/**
+ * An answer is good for half its life: what is handed on must not run out at once. No life is longer than 7 days
+ * (spec: `valid_until_ts`), or a key that was withdrawn would be handed on for as long as its server once said.
+ */
 function isStale(known: StoredKeyResponse | undefined, minimum: number, now: number): boolean {
   if (!known) return true;
-  return known.validUntilTs < minimum || now > known.fetchedTs + (known.validUntilTs - known.fetchedTs) / 2;
+  const life = Math.min(known.validUntilTs - known.fetchedTs, WEEK);
+  return known.validUntilTs < minimum || now > known.fetchedTs + life / 2;
 }
 
 function ownKeyResponse(deps: KeyRoutesDeps, validUntil: number): JsonObject {

@@ -8,7 +8,14 @@ import type { Discovery, ResolvedServer } from '../discovery.ts';
 import { parseServerAddress } from '../server-name.ts';
 import { formatXMatrix, signedText } from '../x-matrix.ts';
 import type { Backoff } from './backoff.ts';
-import { BodyTooLargeError, type ResponseHeaders, readBounded } from './bounded-body.ts';
+import {
+  BodyTooLargeError,
+  BodyTooSlowError,
+  PACE,
+  type Pace,
+  type ResponseHeaders,
+  readBounded,
+} from './bounded-body.ts';
 import { FederationError } from './federation-error.ts';
 import { type guardedConnector, guardedPool } from './guarded-dispatcher.ts';
 
@@ -50,6 +57,8 @@ export interface FederationClientOptions {
   maxPools?: number;
   /** Requests in flight to all destinations together; more wait. */
   maxRequests?: number;
+  /** How slowly answers may come. */
+  pace?: Pace;
   clock?: () => number;
 }
 
@@ -98,7 +107,7 @@ export class FederationClient {
   requestJson(request: FederationRequest): Promise<JsonValue> {
     return this.stream(request, async (answer) => {
       const { destination, maxBytes = DEFAULT_MAX_BYTES } = request;
-      const bytes = await readBounded(answer.headers, answer.body, maxBytes);
+      const bytes = await readBounded(answer.headers, answer.body, maxBytes, this.#options.pace);
       try {
         return parseJson(bytes.toString('utf8'));
       } catch (cause) {
@@ -127,6 +136,8 @@ export class FederationClient {
         if (error instanceof BodyTooLargeError)
           throw new FederationError(destination, 'invalid', error.message, { cause: error });
         if (request.signal?.aborted || error instanceof FederationError) throw error;
+        if (isTooSlow(error))
+          throw new FederationError(destination, 'timeout', 'its answer came too slowly', { cause: error });
         if (timeout.aborted) throw new FederationError(destination, 'timeout', 'too slow', { cause: error });
         if (isConnectionLoss(error))
           throw new FederationError(destination, 'unreachable', 'broke off its answer', { cause: error });
@@ -205,8 +216,9 @@ export class FederationClient {
           headers: { ...headers, host: target.hostHeader },
           body,
           signal,
+          // Working out an answer may take as long as the request has; once it comes, it is to keep coming.
           headersTimeout: 0,
-          bodyTimeout: 0,
+          bodyTimeout: (this.#options.pace ?? PACE).graceMs,
         });
         return { status: response.statusCode, headers: response.headers, body: response.body };
       } catch (error) {
@@ -303,6 +315,10 @@ async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 function isConnectionLoss(error: unknown): boolean {
   const code = (error as { code?: string }).code;
   return code === 'UND_ERR_SOCKET' || code === 'ECONNRESET' || code === 'EPIPE';
+}
+
+function isTooSlow(error: unknown): boolean {
+  return error instanceof BodyTooSlowError || (error as { code?: string }).code === 'UND_ERR_BODY_TIMEOUT';
 }
 
 function messageOf(error: unknown): string {

@@ -2,6 +2,7 @@ import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { Memberships } from '@trellis/rooms/memberships.ts';
 import { Notifier } from '@trellis/rooms/notifier.ts';
+import { RoomPolicies } from '@trellis/rooms/policy-servers.ts';
 import { RedactedOriginals } from '@trellis/rooms/redacted-originals.ts';
 import { type EventChange, Rooms } from '@trellis/rooms/rooms.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -69,6 +70,7 @@ export async function composeCore(
     serverName,
     signingKey,
     redactedOriginals: keepMs > 0 ? new RedactedOriginals(db, keepMs) : undefined,
+    policies: new RoomPolicies(),
   });
   const memberships = new Memberships(db, rooms);
   const notifier = new Notifier(rooms, streams, memberships);

@@ -41,6 +41,8 @@ export interface FederationConfig {
     /** Key id to Base64; asked of the server itself when left out. */
     readonly verify_keys?: Readonly<Record<string, string>>;
   }>;
+  /** Public keys of any server that are in the wrong hands, in Base64. */
+  readonly distrusted_keys?: readonly string[];
 }
 
 export interface FederationTransportParts {
@@ -113,7 +115,13 @@ export async function composeFederationTransport(
   ];
   const store = new KeyStore(db);
   const keyFetcher = new KeyFetcher({ client, store, trustedKeyServers: trustedKeyServers(config) });
-  const keyRing = new KeyRing({ serverName, ownKeys, store, fetcher: keyFetcher });
+  const keyRing = new KeyRing({
+    serverName,
+    ownKeys,
+    store,
+    fetcher: keyFetcher,
+    distrusted: config.distrusted_keys,
+  });
 
   return {
     client,

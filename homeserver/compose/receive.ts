@@ -3,10 +3,12 @@ import type { HandleEdus } from '@trellis/federation/inbound/edus.ts';
 import { eventRoutes } from '@trellis/federation/inbound/events.ts';
 import { stateRoutes } from '@trellis/federation/inbound/state.ts';
 import { transactionRoutes } from '@trellis/federation/inbound/transactions.ts';
+import { policyServers } from '@trellis/federation/outbound/policy-servers.ts';
 import { remoteServers } from '@trellis/federation/outbound/remote-servers.ts';
 import { Backfill } from '@trellis/rooms/backfill.ts';
 import { IncomingPdus } from '@trellis/rooms/incoming-pdus.ts';
 import type { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
+import { MergeEnds } from '@trellis/rooms/merge-ends.ts';
 import { Receiver } from '@trellis/rooms/receive.ts';
 import type { RemoteServers } from '@trellis/rooms/remote-servers.ts';
 import { StagedPdus } from '@trellis/storage/staged-pdus.ts';
@@ -27,7 +29,9 @@ export function composeReceive(core: Core, transport: FederationTransport): Rece
   const { rooms, db, log } = core;
   const remote = remoteServers(transport.client);
   const parts = { rooms, remote, verifier: transport.keyRing };
-  const receiver = new Receiver(parts);
+  const ends = new MergeEnds(rooms, log);
+  const receiver = new Receiver({ ...parts, onPlaced: (roomId) => void ends.note(roomId) });
+  rooms.parts.policies?.connect(policyServers(transport.client));
   const backfill = new Backfill(parts, receiver);
   return {
     remote,

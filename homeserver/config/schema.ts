@@ -223,6 +223,7 @@ export const configSchema = section({
         { examples: [[{ server_name: 'matrix.org' }]] },
       ),
     ),
+    distrusted_keys: texts([], 'l8Hft5qXKn1vfHrg3p4+W8gELQVo8N13JkluMfmn2sQ'),
   }),
   turn: Type.Optional(
     Type.Object(

@@ -18,6 +18,7 @@ import { type CreateRoomRequest, createRoom } from '../create-room.ts';
 import type { EventVerifier } from '../incoming-event.ts';
 import { Membership, type RemoteMembership } from '../membership.ts';
 import { Memberships } from '../memberships.ts';
+import type { RoomPolicies } from '../policy-servers.ts';
 import { type EventChange, Rooms } from '../rooms.ts';
 
 const keys = new Map<string, SigningKey>();
@@ -64,7 +65,10 @@ export interface TestEngine {
   close(): Promise<void>;
 }
 
-export async function testEngine(serverName: string): Promise<TestEngine> {
+export async function testEngine(
+  serverName: string,
+  more: { readonly policies?: RoomPolicies } = {},
+): Promise<TestEngine> {
   const { db, close } = await testDatabase();
   const ids = await IdAllocator.create(db);
   const snapshots = new StateSnapshots(db, ids);
@@ -79,6 +83,7 @@ export async function testEngine(serverName: string): Promise<TestEngine> {
     stream,
     serverName,
     signingKey: keyOf(serverName),
+    ...more,
   });
   const memberships = new Memberships(db, rooms);
   const changes: EventChange[] = [];
