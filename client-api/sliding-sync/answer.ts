@@ -6,7 +6,7 @@ import { findNews, type News } from './news.ts';
 import type { SlidingRequest } from './request.ts';
 import { type RoomResult, roomResult } from './room-result.ts';
 import type { RoomLists } from './user-rooms.ts';
-import { knownUpTo, type SlidingSources, type SlidingView } from './view.ts';
+import type { SlidingSources, SlidingView } from './view.ts';
 
 /** Rooms worked on at the same time: enough to overlap reads, few enough to bound memory. */
 const PARALLEL_ROOMS = 20;
@@ -85,10 +85,11 @@ function candidates(
   const { ledgers, configs } = connection;
   const found: Candidate[] = [];
   for (const [roomId, wanted] of rooms) {
+    if (!mayHaveNews(view, roomId, wanted, news)) continue;
     const membership = memberships.get(roomId);
     // What is later than this answer is for the next one.
-    if (!membership || membership.forgotten || membership.pos > to.events) continue;
-    if (mayHaveNews(view, membership, wanted)) found.push({ membership, wanted });
+    if (membership && !membership.forgotten && membership.pos <= to.events)
+      found.push({ membership, wanted });
   }
   const taken = new Set(found.map(({ membership }) => membership.roomId));
   for (const roomId of news.events) {
@@ -105,22 +106,16 @@ function candidates(
   return found;
 }
 
-function mayHaveNews(
-  view: SlidingView,
-  { roomId, membership, pos }: UserMembership,
-  { config }: Wanted,
-): boolean {
-  const known = knownUpTo(view, 'events', roomId);
-  if (known === undefined || pos > known) return true;
-  if (membership !== 'join') return false;
-  if ((view.facts.activity(roomId) ?? Number.POSITIVE_INFINITY) > known) return true;
-  const before = view.connection.configs.get(roomId);
-  if (!before || before === config || before.key === config.key)
-    return view.from !== undefined && view.directChanged(roomId, view.from.accountData);
+function mayHaveNews(view: SlidingView, roomId: string, { config }: Wanted, news: News): boolean {
+  const { connection, from } = view;
+  // Rooms that fell behind did so on account of news.
+  if (connection.ledgers.events.get(roomId) !== 'live' || news.events.has(roomId)) return true;
+  if (from !== undefined && view.directChanged(roomId, from.accountData)) return true;
+  const before = connection.configs.get(roomId);
+  if (!before || before.key === config.key) return false;
   if (config.timelineLimit > before.timelineLimit) return true;
   const had = new Set(before.selectors.map(({ key }) => key));
-  if (config.selectors.some(({ key }) => !had.has(key))) return true;
-  return view.from !== undefined && view.directChanged(roomId, view.from.accountData);
+  return config.selectors.some(({ key }) => !had.has(key));
 }
 
 async function roomResults(view: SlidingView, todo: Candidate[]): Promise<ReadonlyMap<string, RoomResult>> {

@@ -27,6 +27,7 @@ export class Changes {
 /** Rooms of a connection whose lazily loaded members are remembered, and how many of each. Losing them repeats events. */
 const MAX_MEMBER_ROOMS = 500;
 const MAX_MEMBERS = 1_000;
+const MAX_CONFIGS = 100;
 
 /**
  * What a client has been sent over one connection (MSC4186). An answer counts as received only with the next request:
@@ -45,6 +46,7 @@ export class Connection {
     accountData: new Map(),
   };
   readonly configs = new Map<string, RoomConfig>();
+  readonly #distinctConfigs = new Map<string, RoomConfig>();
   readonly #members = new LRUCache<string, Set<string>>({ max: MAX_MEMBER_ROOMS });
   /** Ends the request under way: a client has only one, so that it has given that one up when another comes. */
   #underWay: AbortController | undefined;
@@ -108,7 +110,7 @@ export class Connection {
       for (const [roomId, sent] of ledgers[name])
         if (sent === undefined) this.#ledgers[name].delete(roomId);
         else this.#ledgers[name].set(roomId, sent);
-    for (const [roomId, config] of configs) this.configs.set(roomId, config);
+    for (const [roomId, config] of configs) this.configs.set(roomId, this.#shared(config));
     for (const [roomId, { got, outdated }] of members) {
       let known = this.#members.get(roomId);
       if (!known || known.size > MAX_MEMBERS) {
@@ -119,6 +121,15 @@ export class Connection {
       for (const userId of got) known.add(userId);
     }
     for (const [roomId, sent] of ledgers.events) if (sent === undefined) this.#forget(roomId);
+  }
+
+  /** One object for all rooms of which the same is shown. */
+  #shared(config: RoomConfig): RoomConfig {
+    const known = this.#distinctConfigs.get(config.key);
+    if (known) return known;
+    if (this.#distinctConfigs.size >= MAX_CONFIGS) this.#distinctConfigs.clear();
+    this.#distinctConfigs.set(config.key, config);
+    return config;
   }
 
   #forget(roomId: string): void {

@@ -93,7 +93,8 @@ async function shownResult(
   view.changes.configs.set(room.roomId, roomConfig(inRow, news.selectors));
 
   const parts = await describe(view, room, membership, { span, news });
-  const isQuiet = since !== undefined && !expanded && !timeline?.events.length && parts.length === 0;
+  // Without a timeline the place of the room among others is news.
+  const isQuiet = since !== undefined && !expanded && timeline?.events.length === 0 && parts.length === 0;
   if (isQuiet && news.refs.size === 0 && news.gone.length === 0) return NOTHING;
   parts.push(...(await common(view, room, membership, wanted)));
   if (since === undefined) parts.push('"initial":true');
