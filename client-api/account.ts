@@ -3,7 +3,8 @@ import type { Accounts } from '@trellis/users/accounts.ts';
 import type { Deactivation } from '@trellis/users/deactivation.ts';
 import type { Devices } from '@trellis/users/devices.ts';
 import { userLocked } from '@trellis/users/sessions.ts';
-import type { Uia } from '@trellis/users/uia.ts';
+import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
+import type { Stage, Uia } from '@trellis/users/uia.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 
@@ -12,6 +13,7 @@ export interface AccountDeps {
   readonly devices: Devices;
   readonly uia: Uia;
   readonly deactivation: Deactivation;
+  readonly threepidSessions: ThreepidSessions;
 }
 
 const auth = Type.Optional(Type.Record(Type.String(), Type.Any()));
@@ -27,7 +29,7 @@ const deactivateBody = Type.Optional(
 /** Changing the password, and the end of an account (spec: "Account management"). */
 export function accountRoutes(
   app: FastifyInstance,
-  { accounts, devices, uia, deactivation }: AccountDeps,
+  { accounts, devices, uia, deactivation, threepidSessions }: AccountDeps,
 ): void {
   app.post<{ Body: { new_password: string; logout_devices?: boolean } }>(
     '/_matrix/client/v3/account/password',
@@ -35,7 +37,9 @@ export function accountRoutes(
     async (request) => {
       const { new_password, logout_devices = true } = request.body;
       accounts.checkNewPassword(new_password);
-      const userId = await confirmedUser(request, 'POST /account/password');
+      const userId = request.requester
+        ? await confirmedUser(request, 'POST /account/password')
+        : await userByAnyMeans(request);
       await accounts.setPassword(userId, new_password);
       if (logout_devices) await devices.deleteAll(userId, request.requester?.deviceId);
       return {};
@@ -56,6 +60,27 @@ export function accountRoutes(
       return { id_server_unbind_result: 'success' };
     },
   );
+
+  /** Who forgot their password: whoever reads what is sent to an address of the account may set another. */
+  async function userByAnyMeans(request: FastifyRequest): Promise<string> {
+    const flows: Stage[][] = [['m.login.password']];
+    if (threepidSessions.supports('email')) flows.push(['m.login.email.identity']);
+    if (threepidSessions.supports('msisdn')) flows.push(['m.login.msisdn']);
+    const endpoint = 'POST /account/password';
+    const outcome = await uia.complete(
+      { endpoint, body: request.body, userId: undefined, purpose: 'password' },
+      flows,
+    );
+    const [threepid] = outcome.threepids;
+    const userId =
+      threepid === undefined
+        ? outcome.passwordUserId
+        : (await accounts.findByThreepid(threepid.medium, threepid.address))?.userId;
+    if (userId === undefined) throw forbidden('Nobody is known by that');
+    if ((await accounts.get(userId))?.locked) throw userLocked();
+    if (threepid) await threepidSessions.end(threepid.sid);
+    return userId;
+  }
 
   /** Who gave their password: the requester, or without an access token whoever it is. */
   async function confirmedUser(request: FastifyRequest, endpoint: string): Promise<string> {

@@ -1,11 +1,13 @@
 import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import type { Accounts } from '@trellis/users/accounts.ts';
+import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
 import type { FastifyInstance } from 'fastify';
 import { requesterOf } from './authentication.ts';
 
 export interface CapabilitiesDeps {
   readonly accounts: Accounts;
   readonly defaultRoomVersion: string;
+  readonly threepidSessions: ThreepidSessions;
   /** Rooms are forgotten when they are left (MSC4267). */
   readonly forgetsOnLeave?: boolean;
 }
@@ -13,11 +15,12 @@ export interface CapabilitiesDeps {
 /** `GET /capabilities` (spec: "Capabilities negotiation"). */
 export function capabilitiesRoutes(
   app: FastifyInstance,
-  { accounts, defaultRoomVersion, forgetsOnLeave = false }: CapabilitiesDeps,
+  { accounts, defaultRoomVersion, threepidSessions, forgetsOnLeave = false }: CapabilitiesDeps,
 ): void {
   const available = Object.fromEntries(
     knownRoomVersions().map(({ id, stable }) => [id, stable ? 'stable' : 'unstable']),
   );
+  const changesThreepids = threepidSessions.supports('email') || threepidSessions.supports('msisdn');
   app.get('/_matrix/client/v3/capabilities', { config: { guests: true } }, async (request) => {
     const { userId, isAdmin, isGuest } = requesterOf(request);
     const hasPassword = (await accounts.get(userId))?.hasPassword ?? false;
@@ -26,7 +29,7 @@ export function capabilitiesRoutes(
         'm.room_versions': { default: defaultRoomVersion, available },
         'm.change_password': { enabled: hasPassword },
         'm.get_login_token': { enabled: hasPassword },
-        'm.3pid_changes': { enabled: false },
+        'm.3pid_changes': { enabled: changesThreepids },
         'm.profile_fields': { enabled: true, ...(isGuest && { allowed: ['displayname'] }) },
         'm.set_displayname': { enabled: true },
         'm.set_avatar_url': { enabled: !isGuest },

@@ -133,20 +133,20 @@ async function userOfAppservice(
   return meant;
 }
 
+const IDENTIFIER_MEMBERS = new Map([
+  ['m.id.user', ['user']],
+  ['m.id.thirdparty', ['medium', 'address']],
+  ['m.id.phone', ['country', 'phone']],
+]);
+
 /** Spec: "Identifier types", and the form before these. */
 function checkIdentifier({ identifier, user, medium, address }: LoginBody): void {
   const { type, ...given } = asObject(identifier) ?? { type: undefined, user, medium, address };
   const has = (name: string) => typeof (given as Record<string, unknown>)[name] === 'string';
-  if (type === 'm.id.phone') throw forbidden('There are no phone numbers here');
-  if (type !== undefined && type !== 'm.id.user' && type !== 'm.id.thirdparty')
+  const members = type === undefined ? undefined : IDENTIFIER_MEMBERS.get(String(type));
+  if (type !== undefined && !members)
     throw new MatrixError(400, 'M_UNKNOWN', 'This type of identifier is not known here');
-  const byThreepid = has('medium') && has('address');
-  if (
-    type === 'm.id.user'
-      ? !has('user')
-      : type === 'm.id.thirdparty'
-        ? !byThreepid
-        : !has('user') && !byThreepid
-  )
+  const isComplete = members ? members.every(has) : has('user') || (has('medium') && has('address'));
+  if (!isComplete)
     throw type === undefined ? missingParam('identifier is missing') : invalidParam('Incomplete identifier');
 }

@@ -3,6 +3,8 @@ import type { Account, Accounts } from '@trellis/users/accounts.ts';
 import type { AppserviceTokens } from '@trellis/users/appservice-users.ts';
 import type { RegistrationTokens } from '@trellis/users/registration-tokens.ts';
 import type { Sessions } from '@trellis/users/sessions.ts';
+import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
+import type { Threepids } from '@trellis/users/threepids.ts';
 import type { Stage, Uia } from '@trellis/users/uia.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
@@ -14,6 +16,9 @@ export interface RegistrationPolicy {
   /** Where it is not open: whoever has a token of the administrators may. */
   readonly tokens: boolean;
   readonly guests: boolean;
+  /** New accounts have a confirmed address, or number. */
+  readonly require_email: boolean;
+  readonly require_phone: boolean;
 }
 
 export interface RegisterDeps {
@@ -23,6 +28,8 @@ export interface RegisterDeps {
   readonly registrationTokens: RegistrationTokens;
   readonly appservices: AppserviceTokens;
   readonly policy: RegistrationPolicy;
+  readonly threepids: Threepids;
+  readonly threepidSessions: ThreepidSessions;
   readonly authenticate: Authenticate;
 }
 
@@ -94,17 +101,18 @@ function isPossible({ open, tokens }: RegistrationPolicy): boolean {
 }
 
 async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: RegisterBody) {
-  const { accounts, uia, registrationTokens, policy } = deps;
+  const { accounts, uia, registrationTokens, threepids } = deps;
+  const { policy } = deps;
   if (!isPossible(policy)) throw forbidden('Registration is disabled');
   const { username, password } = body;
   const guest = await upgradingGuest(deps, request, body);
   if (!guest && username !== undefined) await accounts.checkAvailable(username);
   if (password !== undefined) accounts.checkNewPassword(password);
 
-  const stage: Stage = policy.open ? 'm.login.dummy' : 'm.login.registration_token';
-  const uiaRequest = { endpoint: 'POST /register', body, userId: undefined };
-  const { registrationToken } = await uia.complete(uiaRequest, [[stage]]);
+  const uiaRequest = { endpoint: 'POST /register', body, userId: undefined, purpose: 'register' } as const;
+  const { registrationToken, threepids: confirmed } = await uia.complete(uiaRequest, flowsOf(deps));
   if (password === undefined) throw missingParam('password is missing');
+  await threepids.requireFree(confirmed);
 
   const create = async () => {
     if (!guest) return accounts.create({ localpart: username, password });
@@ -114,7 +122,25 @@ async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: R
   const account = registrationToken
     ? await registrationTokens.use(registrationToken, create)
     : await create();
+  for (const threepid of confirmed) {
+    // Another may have had it added since it was looked at: the account is made all the same.
+    await threepids.add(account.userId, threepid).catch(unlessRefused);
+    await deps.threepidSessions.end(threepid.sid);
+  }
   return logInUnlessInhibited(deps, account, body);
+}
+
+/** An address that nobody asks for may be confirmed all the same, and is then the account's. */
+function flowsOf({ policy, threepidSessions }: RegisterDeps): Stage[][] {
+  const base: Stage[] = policy.open ? [] : ['m.login.registration_token'];
+  const email: Stage[] = ['m.login.email.identity'];
+  const phone: Stage[] = ['m.login.msisdn'];
+  const required = [...(policy.require_email ? email : []), ...(policy.require_phone ? phone : [])];
+  if (required.length > 0) return [[...required, ...base]];
+  const flows: Stage[][] = [policy.open ? ['m.login.dummy'] : base];
+  if (threepidSessions.supports('email')) flows.push([...email, ...base]);
+  if (threepidSessions.supports('msisdn')) flows.push([...phone, ...base]);
+  return flows;
 }
 
 /** The guest whose account is to become a full one; it keeps its user name, and its old sessions are no more. */
@@ -169,4 +195,8 @@ async function logInUnlessInhibited(
     refreshable: refresh_token,
   });
   return { user_id: userId, ...tokens };
+}
+
+function unlessRefused(error: unknown): void {
+  if (!(error instanceof MatrixError)) throw error;
 }

@@ -6,6 +6,7 @@ import { type AppserviceTokens, noAppservices } from './appservice-users.ts';
 import type { Passwords } from './passwords.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
 import { randomLetters } from './secret-tokens.ts';
+import { canonicalAddress } from './threepid-address.ts';
 import { type Rate, TokenBuckets } from './token-buckets.ts';
 
 export interface Account {
@@ -92,31 +93,11 @@ export class Accounts {
 
   async findByThreepid(medium: string, address: string): Promise<Account | undefined> {
     if (medium.includes('\0') || address.includes('\0')) return undefined;
-    const canonical = medium === 'email' ? address.toLowerCase() : address;
     const rows = await this.#db.query<{ userId: string }>(
       'SELECT user_id AS "userId" FROM account_threepids WHERE medium = $1 AND address = $2',
-      [medium, canonical],
+      [medium, canonicalAddress(medium, address)],
     );
     return rows[0] && this.get(rows[0].userId);
-  }
-
-  async threepids(userId: string): Promise<object[]> {
-    return this.#db.query(
-      `SELECT medium, address, validated_ts AS validated_at, added_ts AS added_at
-       FROM account_threepids WHERE user_id = $1 ORDER BY medium, address`,
-      [userId],
-    );
-  }
-
-  /** @returns whether it was theirs */
-  async deleteThreepid(userId: string, medium: string, address: string): Promise<boolean> {
-    if (medium.includes('\0') || address.includes('\0')) return false;
-    const canonical = medium === 'email' ? address.toLowerCase() : address;
-    const rows = await this.#db.query(
-      'DELETE FROM account_threepids WHERE user_id = $1 AND medium = $2 AND address = $3 RETURNING 1',
-      [userId, medium, canonical],
-    );
-    return rows.length > 0;
   }
 
   /**

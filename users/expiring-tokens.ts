@@ -51,6 +51,6 @@ export function createLoginTokens(db: Queryable, lifetimeMs = 120_000): Expiring
 
 /** Removes what has run out. To be called every now and then. */
 export async function removeExpired(db: Queryable): Promise<void> {
-  for (const table of ['login_tokens', 'openid_tokens', 'uia_sessions'])
+  for (const table of ['login_tokens', 'openid_tokens', 'uia_sessions', 'threepid_sessions'])
     await db.query(`DELETE FROM ${table} WHERE expires_ts <= $1`, [Date.now()]);
 }

@@ -3,9 +3,15 @@ import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Accounts } from './accounts.ts';
 import type { RegistrationTokens } from './registration-tokens.ts';
+import type { Purpose, ThreepidSessions, ValidatedThreepid } from './threepid-sessions.ts';
 import { accountOf, asObject, type JsonObject } from './user-identifier.ts';
 
-export type Stage = 'm.login.password' | 'm.login.dummy' | 'm.login.registration_token';
+export type Stage =
+  | 'm.login.password'
+  | 'm.login.dummy'
+  | 'm.login.registration_token'
+  | 'm.login.email.identity'
+  | 'm.login.msisdn';
 
 export interface UiaRequest {
   /** Method and path, with whatever in the path says what is to be done. */
@@ -13,6 +19,8 @@ export interface UiaRequest {
   readonly body: unknown;
   /** Who makes the request; `undefined` without an access token. */
   readonly userId: string | undefined;
+  /** What addresses must have been confirmed for, where a flow asks for one. */
+  readonly purpose?: Purpose;
 }
 
 /** What the stages of a completed flow found out. */
@@ -20,12 +28,15 @@ export interface UiaOutcome {
   /** Whose password was given. */
   readonly passwordUserId: string | undefined;
   readonly registrationToken: string | undefined;
+  /** Addresses that were confirmed. */
+  readonly threepids: readonly ValidatedThreepid[];
 }
 
 export interface UiaDeps {
   readonly db: Queryable;
   readonly accounts: Accounts;
   readonly registrationTokens: RegistrationTokens;
+  readonly threepidSessions?: ThreepidSessions;
   readonly lifetimeMs?: number;
 }
 
@@ -37,6 +48,7 @@ interface UiaSession {
   readonly completed: string[];
   passwordUserId: string | null;
   registrationToken: string | null;
+  readonly threepids: ValidatedThreepid[];
   /** Whether the database has it: a request that completes a flow at once needs no session. */
   stored: boolean;
 }
@@ -63,9 +75,11 @@ export class Uia {
   readonly #db: Queryable;
   readonly #accounts: Accounts;
   readonly #registrationTokens: RegistrationTokens;
+  readonly #threepidSessions: ThreepidSessions | undefined;
   readonly #lifetimeMs: number;
 
-  constructor({ db, accounts, registrationTokens, lifetimeMs = 900_000 }: UiaDeps) {
+  constructor({ db, accounts, registrationTokens, threepidSessions, lifetimeMs = 900_000 }: UiaDeps) {
+    this.#threepidSessions = threepidSessions;
     this.#db = db;
     this.#accounts = accounts;
     this.#registrationTokens = registrationTokens;
@@ -104,7 +118,7 @@ export class Uia {
         const error = 'This type of authentication is not part of any flow';
         throw await this.#challenge(session, flows, { errcode: 'M_INVALID_PARAM', error });
       }
-      const failure = await this.#attempt(stage, auth, session);
+      const failure = await this.#attempt(stage, auth, session, request.purpose);
       if (failure) throw await this.#challenge(session, flows, failure);
       session.completed.push(stage);
     }
@@ -115,6 +129,7 @@ export class Uia {
     return {
       passwordUserId: session.passwordUserId ?? undefined,
       registrationToken: session.registrationToken ?? undefined,
+      threepids: session.threepids,
     };
   }
 
@@ -122,6 +137,7 @@ export class Uia {
     stage: Stage,
     auth: JsonObject,
     session: UiaSession,
+    purpose: Purpose | undefined,
   ): Promise<{ errcode: string; error: string } | undefined> {
     switch (stage) {
       case 'm.login.dummy':
@@ -141,7 +157,26 @@ export class Uia {
           return { errcode: 'M_UNAUTHORIZED', error: 'Invalid registration token' };
         session.registrationToken = auth.token;
         return undefined;
+      case 'm.login.email.identity':
+      case 'm.login.msisdn':
+        return this.#confirmedAddress(stage, auth, session, purpose);
     }
+  }
+
+  /** Clients ask again and again until the link in the mail was followed. */
+  async #confirmedAddress(
+    stage: 'm.login.email.identity' | 'm.login.msisdn',
+    auth: JsonObject,
+    session: UiaSession,
+    purpose: Purpose | undefined,
+  ): Promise<{ errcode: string; error: string } | undefined> {
+    const { sid, client_secret } = asObject(auth.threepid_creds ?? auth.threepidCreds) ?? {};
+    const medium = stage === 'm.login.msisdn' ? 'msisdn' : 'email';
+    const threepid =
+      purpose && (await this.#threepidSessions?.validated(medium, purpose, sid, client_secret));
+    if (!threepid) return { errcode: 'M_UNAUTHORIZED', error: 'This address has not been confirmed yet' };
+    session.threepids.push(threepid);
+    return undefined;
   }
 
   async #challenge(
@@ -168,27 +203,32 @@ export class Uia {
       completed: [],
       passwordUserId: null,
       registrationToken: null,
+      threepids: [],
       stored: false,
     };
   }
 
   async #load(id: string): Promise<UiaSession | undefined> {
     if (!/^[A-Za-z0-9_-]{24}$/.test(id)) return undefined;
-    const rows = await this.#db.query<UiaSession>(
+    const rows = await this.#db.query<Omit<UiaSession, 'threepids'> & { threepids: string | null }>(
       `SELECT session_id AS id, endpoint, user_id AS "userId", encode(params_hash, 'hex') AS "paramsHash", completed,
-              password_user_id AS "passwordUserId", registration_token AS "registrationToken", true AS stored
+              password_user_id AS "passwordUserId", registration_token AS "registrationToken", threepids, true AS stored
        FROM uia_sessions WHERE session_id = $1 AND expires_ts > $2`,
       [id, Date.now()],
     );
-    return rows[0];
+    const [row] = rows;
+    return row && { ...row, threepids: JSON.parse(row.threepids ?? '[]') as ValidatedThreepid[] };
   }
 
   async #store(session: UiaSession): Promise<void> {
     const { id, endpoint, userId, paramsHash, completed, passwordUserId, registrationToken } = session;
+    const threepids = JSON.stringify(session.threepids);
     await this.#db.query(
-      `INSERT INTO uia_sessions VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8)
+      `INSERT INTO uia_sessions (session_id, endpoint, user_id, params_hash, completed, password_user_id,
+                                 registration_token, expires_ts, threepids)
+       VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8, $9)
        ON CONFLICT (session_id) DO UPDATE SET params_hash = excluded.params_hash, completed = excluded.completed,
-         password_user_id = excluded.password_user_id, registration_token = excluded.registration_token`,
+         password_user_id = excluded.password_user_id, registration_token = excluded.registration_token, threepids = excluded.threepids`,
       [
         id,
         endpoint,
@@ -198,6 +238,7 @@ export class Uia {
         passwordUserId,
         registrationToken,
         Date.now() + this.#lifetimeMs,
+        threepids,
       ],
     );
   }

@@ -1,4 +1,5 @@
 import type { Accounts } from './accounts.ts';
+import { canonicalPhone } from './threepid-address.ts';
 
 export type JsonObject = Record<string, unknown>;
 
@@ -15,6 +16,13 @@ export function asObject(value: unknown): JsonObject | undefined {
 export async function accountOf(accounts: Accounts, request: JsonObject): Promise<{ userId: string }> {
   const identifier = asObject(request.identifier) ?? request;
   const { type, user, medium, address } = identifier;
+  if (type === 'm.id.phone') {
+    const { country, phone } = identifier;
+    const number =
+      typeof country === 'string' && typeof phone === 'string' ? canonicalPhone(country, phone) : undefined;
+    if (number === undefined) return { userId: '' };
+    return (await accounts.findByThreepid('msisdn', number)) ?? { userId: `msisdn:${number}` };
+  }
   if (typeof medium === 'string' && typeof address === 'string' && type !== 'm.id.user')
     return (
       (await accounts.findByThreepid(medium, address)) ?? { userId: `${medium}:${address}`.slice(0, 255) }

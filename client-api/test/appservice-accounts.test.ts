@@ -8,6 +8,8 @@ import { createLoginTokens } from '@trellis/users/expiring-tokens.ts';
 import { Passwords } from '@trellis/users/passwords.ts';
 import { RegistrationTokens } from '@trellis/users/registration-tokens.ts';
 import { Sessions } from '@trellis/users/sessions.ts';
+import { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
+import { Threepids } from '@trellis/users/threepids.ts';
 import { Uia } from '@trellis/users/uia.ts';
 import { authenticateRequests } from '../authentication.ts';
 import { createAuthenticator } from '../authenticator.ts';
@@ -54,8 +56,18 @@ limitRates(app, {
   registration: plenty,
   other: { perSecond: 0.01, burst: 8 },
 });
-const policy = { open: false, tokens: false, guests: false };
-registerRoutes(app, { accounts, sessions, uia, registrationTokens, appservices, policy, authenticate });
+const policy = { open: false, tokens: false, guests: false, require_email: false, require_phone: false };
+registerRoutes(app, {
+  accounts,
+  sessions,
+  uia,
+  registrationTokens,
+  appservices,
+  policy,
+  authenticate,
+  threepids: new Threepids(db),
+  threepidSessions: new ThreepidSessions({ db, accounts, senders: {}, rate: plenty }),
+});
 loginRoutes(app, {
   accounts,
   sessions,

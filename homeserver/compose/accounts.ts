@@ -19,6 +19,7 @@ import {
   type ThirdPartyNetworks,
   thirdPartyRoutes,
 } from '@trellis/client-api/third-party.ts';
+import { threepidPages } from '@trellis/client-api/threepid-pages.ts';
 import { threepidRoutes } from '@trellis/client-api/threepids.ts';
 import { turnRoutes } from '@trellis/client-api/turn.ts';
 import { userDirectoryRoutes } from '@trellis/client-api/user-directory.ts';
@@ -27,6 +28,7 @@ import { clientDiscovery, wellKnownRoutes } from '@trellis/client-api/well-known
 import { whoamiRoutes } from '@trellis/client-api/whoami.ts';
 import { openIdRoutes as openIdUserInfoRoutes } from '@trellis/federation/inbound/openid.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { Mailer } from '@trellis/push/mailer.ts';
 import { GuestAccess } from '@trellis/rooms/guest-access.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import { UserVisibility } from '@trellis/rooms/user-visibility.ts';
@@ -50,8 +52,11 @@ import type { Core } from './core.ts';
 import { DirectoryFeed } from './directory-feed.ts';
 import { passwordConfig } from './password-config.ts';
 import { clientExtra } from './rtc.ts';
+import { composeThreepids } from './threepids.ts';
 
 export interface AccountsParts {
+  /** `undefined`: no mail is sent. */
+  readonly mailer?: Mailer | undefined;
   readonly deviceLists: DeviceLists;
   readonly remoteProfiles: RemoteProfiles;
   readonly appservices?: AppserviceTokens;
@@ -120,7 +125,9 @@ function accountServices(core: Core, parts: AccountsParts) {
   const searchAllUsers = config.user_directory.search_all_users;
   const directory = new UserDirectory({ db, serverName, visibility, searchAllUsers });
   const registrationTokens = new RegistrationTokens(db);
-  const uia = new Uia({ db, accounts, registrationTokens });
+  const threepids = composeThreepids(core, { accounts, mailer: parts.mailer });
+  const { threepidSessions } = threepids;
+  const uia = new Uia({ db, accounts, registrationTokens, threepidSessions });
   const authenticate: Authenticate = createAuthenticator({ accounts, sessions, devices, appservices });
   const feed = new DirectoryFeed(rooms, directory, core.log);
   const cleaning = setInterval(
@@ -132,6 +139,7 @@ function accountServices(core: Core, parts: AccountsParts) {
     await Promise.all([devices.close(), feed.idle()]);
   });
   return {
+    ...threepids,
     accounts,
     appservices,
     authenticate,
@@ -206,6 +214,7 @@ function routes(
   devicesRoutes(scope, services);
   accountRoutes(scope, services);
   threepidRoutes(scope, services);
+  threepidPages(scope, { sessions: services.threepidSessions });
   profileRoutes(scope, services);
   userDirectoryRoutes(scope, services);
   openIdRoutes(scope, { ...services, serverName });

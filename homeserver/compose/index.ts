@@ -50,6 +50,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const lists = composeDeviceLists(core);
   const mailer = composeMailer(core);
   const accounts = composeAccounts(core, {
+    mailer,
     deviceLists: lists,
     remoteProfiles: remoteProfiles(transport.client),
     appservices: appservices.tokens,
@@ -104,6 +105,9 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   federationOut.connect({ deviceLists: lists, presence: userData.presence });
   const media = await composeMedia(core, transport);
   const push = composePush(core, { transport, userData, mailer });
+  accounts.threepids.onRemoved(async (userId, { medium, address }) => {
+    if (medium === 'email') await userData.pushers.deleteAddress(userId, address);
+  });
   return {
     accounts,
     appservices,

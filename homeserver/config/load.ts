@@ -64,6 +64,16 @@ function problemsOf(config: Config): string[] {
     problems.push(
       `rooms.default_version: "${config.rooms.default_version}" is no room version that Trellis knows; for example: "12"`,
     );
+  if (problems.length === 0) problems.push(...unmetNeeds(config));
+  return problems;
+}
+
+function unmetNeeds({ registration, email, sms }: Config): string[] {
+  const problems: string[] = [];
+  if (registration.require_email && !email)
+    problems.push('registration.require_email: without the section email no mail can be sent');
+  if (registration.require_phone && !sms)
+    problems.push('registration.require_phone: without the section sms no text message can be sent');
   return problems;
 }
 

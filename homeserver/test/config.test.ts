@@ -51,6 +51,7 @@ describe('configuration', () => {
     ['federation: { deny_servers: [1] }', /federation\.deny_servers\.0: must be string/],
     ['rooms: { default_version: "99" }', /rooms\.default_version: "99" is no room version/],
     ['rate_limits: { joins: { per_second: 0 } }', /rate_limits\.joins\.per_second: must be > 0/],
+    ['registration: { require_email: true }', /require_email: without the section email/],
     ['- a', /must be object/],
     ['a: [', /this is not YAML/],
   ] as const)

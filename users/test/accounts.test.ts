@@ -5,6 +5,7 @@ import { createLoginTokens } from '../expiring-tokens.ts';
 import { Passwords } from '../passwords.ts';
 import { Profiles } from '../profiles.ts';
 import { RegistrationTokens } from '../registration-tokens.ts';
+import { Threepids } from '../threepids.ts';
 import { UserDirectory } from '../user-directory.ts';
 import { accountOf } from '../user-identifier.ts';
 import { accountsOn, CHEAP, databaseForFile, PASSWORD, sessionsOn } from './fixture.ts';
@@ -64,8 +65,9 @@ describe('accounts', () => {
       { medium: 'email', address: 'find@example.org' },
     ])
       assert.equal((await accountOf(accounts, request)).userId, userId, JSON.stringify(request));
-    assert.equal(await accounts.deleteThreepid('@other:example.org', 'email', 'find@example.org'), false);
-    assert.equal(await accounts.deleteThreepid(userId, 'email', 'Find@example.org'), true);
+    const threepids = new Threepids(db);
+    assert.equal(await threepids.remove('@other:example.org', 'email', 'find@example.org'), false);
+    assert.equal(await threepids.remove(userId, 'email', 'Find@example.org'), true);
     assert.notEqual((await accountOf(accounts, { identifier })).userId, userId);
   });
 
