@@ -192,7 +192,10 @@ describe('push rules and unread counts', () => {
     };
     const phone = await login(server.url, 'alice');
     await phone.post('/v3/pushers/set', pusher);
-    assert.deepEqual((await alice.get('/v3/pushers')).pushers, [pusher]);
+    const { pushers } = await alice.get('/v3/pushers');
+    assert.equal(pushers.length, 1);
+    // Besides, there may be fields of later versions.
+    assert.partialDeepStrictEqual(pushers[0], pusher);
     await refused(phone.post('/v3/pushers/set', { ...pusher, lang: undefined }), 400, 'M_MISSING_PARAM');
     await phone.post('/v3/logout');
     assert.deepEqual((await alice.get('/v3/pushers')).pushers, []);
