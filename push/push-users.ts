@@ -34,6 +34,8 @@ export class PushUsers {
   readonly #users = new Map<string, PushUser>();
   /** Those in memory, the longest there first. */
   readonly #loaded = new Set<PushUser>();
+  /** Those whose pushers are being read. */
+  readonly #loading = new Set<PushUser>();
   readonly #reads = new KeyedQueue();
   #isClosed = false;
 
@@ -95,7 +97,7 @@ export class PushUsers {
   /** The position before everything that is outstanding and not noted in the database. */
   outstandingAfter(): number {
     let pos = Number.POSITIVE_INFINITY;
-    for (const user of this.#users.values()) {
+    for (const user of new Set([...this.#loaded, ...this.#loading])) {
       for (const after of user.early.values()) pos = Math.min(pos, after);
       for (const queue of user.queues ?? []) pos = Math.min(pos, queue.outstandingAfter);
     }
@@ -109,18 +111,20 @@ export class PushUsers {
 
   #load(userId: string, user: PushUser, why: ReadReason = {}): void {
     user.loading++;
+    this.#loading.add(user);
+    const ended = () => {
+      user.loading--;
+      if (user.loading === 0) this.#loading.delete(user);
+    };
     this.#reads
       .run(userId, () => this.#read(userId, user, why))
-      .then(
-        () => user.loading--,
-        (error: unknown) => {
-          this.#deps.onError(error, userId);
-          setTimeout(() => {
-            user.loading--;
-            if (!this.#isClosed) this.#load(userId, user, why);
-          }, RETRY_MS).unref();
-        },
-      );
+      .then(ended, (error: unknown) => {
+        this.#deps.onError(error, userId);
+        setTimeout(() => {
+          if (!this.#isClosed) this.#load(userId, user, why);
+          ended();
+        }, RETRY_MS).unref();
+      });
   }
 
   async #read(userId: string, user: PushUser, { mayBeNew, hasRead }: ReadReason): Promise<void> {

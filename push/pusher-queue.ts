@@ -3,6 +3,8 @@ import type { PusherRow } from './pusher-table.ts';
 /** What waits to be told by one pusher: positions in rooms, never events. */
 export class PusherQueue {
   readonly row: PusherRow;
+  /** How often its user has changed it. */
+  changes = 0;
   /** Rooms with something new, and after which position. */
   #news = new Map<string, number>();
   /** What is being delivered. */
@@ -29,6 +31,7 @@ export class PusherQueue {
   /** Its user has changed it: what could not be delivered may be now. */
   changed({ kind, lang, data, pos }: PusherRow): void {
     Object.assign(this.row, { kind, lang, data, pos: Math.max(pos, this.row.pos) });
+    this.changes++;
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.isWaiting) this.fallBehind();

@@ -222,12 +222,14 @@ export class Pushes {
     if (error !== undefined && row.failures <= 3)
       this.#deps.log.info({ err: error, userId: row.userId, appId: row.appId }, 'a push did not arrive');
     row.dueTs = dueTs;
+    const { changes } = queue;
     const isStored = await this.#deps.table.save(row).then(
       () => true,
       () => false,
     );
     // As long as it is not stored it holds the common position back.
     if (isStored) {
+      if (queue.changes !== changes) return;
       queue.isWaiting = true;
       queue.isBehind = false;
       return;

@@ -399,7 +399,10 @@ describe('pushers', () => {
       await send('one');
       await until('a mail', () => mails.length === 1);
       await send('two');
-      await until('the next wait', async () => (await table.of(BOB))[0]!.dueTs !== null);
+      await until('the next wait', async () => {
+        const [row] = await table.of(BOB);
+        return row!.mailedTs !== null && row!.dueTs !== null;
+      });
       const [row] = await table.of(BOB);
       assert.equal(row!.mails, 1);
       assert.ok(row!.dueTs! - row!.mailedTs! >= 6 * 300);
