@@ -31,7 +31,9 @@ export class NewsFeed {
     this.#rooms = rooms;
     const { stream } = rooms.parts;
     this.#tailFrom = stream.current;
-    stream.subscribe((pos, { event, outOfBand }) => {
+    stream.subscribe((pos, { event, outOfBand, resynced }) => {
+      // An event that was news before.
+      if (resynced) return;
       this.#tail.push({ pos, event, outOfBand });
       if (this.#tail.length > MAX_TAIL)
         for (const old of this.#tail.splice(0, MAX_TAIL / 2)) this.#tailFrom = old.pos;

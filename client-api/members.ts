@@ -1,6 +1,7 @@
 import { forbidden, invalidParam } from '@trellis/protocol/errors.ts';
 import { splitStateKey } from '@trellis/protocol/event.ts';
 import { stateAfterEvent, stateAtPosition } from '@trellis/rooms/event-state.ts';
+import { completeRoom } from '@trellis/rooms/partial-state/partial-rooms.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -9,7 +10,7 @@ import { Type } from 'typebox';
 import { type Requester, requesterOf } from './authentication.ts';
 import { sendJson } from './client-events.ts';
 import { eventListJson } from './event-json.ts';
-import { type RoomAccess, viewRoom } from './room-access.ts';
+import { type RoomAccess, viewCompleteRoom } from './room-access.ts';
 import { parsePlaceToken } from './sync/token.ts';
 
 export interface MembersDeps {
@@ -37,7 +38,7 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
       for (const value of [membership, notMembership])
         if (value !== undefined && !MEMBERSHIPS.includes(value))
           throw invalidParam(`${value} is no membership`);
-      const view = await viewRoom(access, request.params.roomId, reader.userId);
+      const view = await viewCompleteRoom(access, request.params.roomId, reader.userId);
       const place = at === undefined ? Number.POSITIVE_INFINITY : parsePlaceToken(at);
       const state = place >= view.end ? view.state : await stateAt(view.room, place);
       const members = (await memberEvents(access, state)).filter(({ content }) => {
@@ -53,8 +54,10 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
     '/_matrix/client/v3/rooms/:roomId/joined_members',
     async (request) => {
       const requester = requesterOf(request);
-      const room = await rooms.get(request.params.roomId);
-      if (!room || !isIn(room, requester)) throw forbidden('You are not in that room');
+      const { roomId } = request.params;
+      const known = await rooms.get(roomId);
+      if (!known || !isIn(known, requester)) throw forbidden('You are not in that room');
+      const room = known.partial ? ((await completeRoom(rooms, roomId)) ?? known) : known;
       const ids: string[] = [];
       for (const [, { membership, eventId }] of room.members()) if (membership === 'join') ids.push(eventId);
       const joined: Record<string, object> = Object.create(null);

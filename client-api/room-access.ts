@@ -1,5 +1,6 @@
 import { forbidden } from '@trellis/protocol/errors.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
+import { completeRoom } from '@trellis/rooms/partial-state/partial-rooms.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { endOfLastStay, visibilityIn } from '@trellis/rooms/visibility.ts';
@@ -41,4 +42,16 @@ export async function viewRoom(
   const before = await rooms.parts.snapshots.load(left.stateBefore);
   const own = new Map([[`m.room.member\0${userId}`, { eventId: left.eventId, nid: left.nid }]]);
   return { room, state: before.overlaid(own), end: left.pos, joined: false };
+}
+
+/** The same, once all members are known: while they are being fetched after a join, this waits. */
+export async function viewCompleteRoom(
+  access: RoomAccess,
+  roomId: string,
+  userId: string,
+): Promise<RoomView> {
+  const view = await viewRoom(access, roomId, userId);
+  if (!view.room.partial) return view;
+  await completeRoom(access.rooms, roomId);
+  return viewRoom(access, roomId, userId);
 }

@@ -4,7 +4,7 @@ import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
 import { sendJson } from './client-events.ts';
 import { eventJson, eventListJson } from './event-json.ts';
-import { type RoomAccess, viewRoom } from './room-access.ts';
+import { type RoomAccess, viewCompleteRoom, viewRoom } from './room-access.ts';
 
 const querystring = Type.Object({ format: Type.Optional(Type.String()) });
 
@@ -18,7 +18,7 @@ export function roomStateRoutes(app: FastifyInstance, access: RoomAccess): void 
       { config: { guests: true } },
       async (request, reply) => {
         const reader = requesterOf(request);
-        const { state } = await viewRoom(access, request.params.roomId, reader.userId);
+        const { state } = await viewCompleteRoom(access, request.params.roomId, reader.userId);
         const ids = [...state.entries()].map(([, ref]) => ref.eventId);
         return sendJson(reply, eventListJson([...(await events.getMany(ids)).values()], reader));
       },
@@ -38,7 +38,9 @@ export function roomStateRoutes(app: FastifyInstance, access: RoomAccess): void 
         if (format !== 'content' && format !== 'event')
           throw invalidParam('format must be "content" or "event"');
         const { state } = await viewRoom(access, roomId, reader.userId);
-        const ref = state.get(eventType, stateKey);
+        let ref = state.get(eventType, stateKey);
+        if (!ref && eventType === 'm.room.member')
+          ref = (await viewCompleteRoom(access, roomId, reader.userId)).state.get(eventType, stateKey);
         const event = ref && (await events.get(ref.eventId));
         if (!event) throw notFound('The room has no such state');
         return sendJson(reply, format === 'event' ? eventJson(event, reader) : JSON.stringify(event.content));

@@ -189,7 +189,7 @@ function changeState(
   return memberships;
 }
 
-function membershipRow(userId: string, member: Member): MembershipRow {
+export function membershipRow(userId: string, member: Member): MembershipRow {
   return { userId, ...member, strippedState: null };
 }
 

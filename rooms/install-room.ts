@@ -1,15 +1,23 @@
 import { authorise, authoriseByAuthEvents } from '@trellis/protocol/auth-rules/index.ts';
+import { forbidden } from '@trellis/protocol/errors.ts';
 import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
 import { stateKeyOf } from '@trellis/protocol/event.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, StateDelta } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { type Appended, append } from './append.ts';
 import { checkIncoming, type EventVerifier } from './incoming-event.ts';
 import { storeOutliers } from './outliers.ts';
+import type { PartialState } from './partial-state/partial-rooms.ts';
+import { withToldMembers } from './partial-state/told-state.ts';
 import { badAnswer } from './remote-handshakes.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 import { roomOfVersion } from './unjoined-room.ts';
+
+/** Joins in a row, each after a leave, that are looked at when the members come. */
+const MAX_JOINS = 20;
 
 /** A room as the server that let us in gave it. */
 export interface RoomAnswer {
@@ -19,6 +27,13 @@ export interface RoomAnswer {
   /** Before the join. */
   readonly state: readonly Pdu[];
   readonly authChain: readonly Pdu[];
+  /** Set where members were left out. */
+  readonly partial?: {
+    /** All servers in the room. */
+    readonly servers: readonly string[];
+    /** Where the stream of device lists is. */
+    readonly deviceListsPos: number;
+  };
 }
 
 /**
@@ -67,7 +82,7 @@ function checkCreate(events: readonly RoomEvent[], { server, join }: RoomAnswer)
 /** Steps 4 and 5 of the checks on a received PDU, for the join that is to be the first event here. */
 async function checkJoin(
   rooms: Rooms,
-  { server, join }: RoomAnswer,
+  { server, join, partial }: RoomAnswer,
   state: ReadonlyMap<string, StoredEvent>,
   stored: ReadonlyMap<string, StoredEvent>,
 ): Promise<void> {
@@ -80,8 +95,10 @@ async function checkJoin(
     if (!event) throw badAnswer(server, 'events that authorise the join are missing');
     return event;
   });
-  const reason =
-    authoriseByAuthEvents(join, authEvents, join.version, create) ?? authorise(join, lookUp, join.version);
+  if (authoriseByAuthEvents(join, authEvents, join.version, create) !== undefined)
+    throw forbidden('The room does not allow the join');
+  const before = partial ? withToldMembers(lookUp, authEvents) : lookUp;
+  const reason = authorise(join, before, join.version);
   if (reason !== undefined) throw badAnswer(server, `the room does not allow the join: ${reason}`);
 }
 
@@ -89,9 +106,10 @@ async function checkJoin(
 async function enter(
   rooms: Rooms,
   room: Room,
-  { join }: RoomAnswer,
+  answer: RoomAnswer,
   state: ReadonlyMap<string, StoredEvent>,
 ): Promise<Appended> {
+  const { join } = answer;
   const { ids, snapshots, events } = rooms.parts;
   const previous = await events.getMany(join.prevEvents);
   const missing = join.prevEvents.filter((id) => previous.get(id)?.pos === undefined);
@@ -101,11 +119,13 @@ async function enter(
   const before = stateChanges(room, state);
   const stateBefore = before.size === 0 ? room.state : snapshots.derive(room.nid, room.state, before);
   const changes = new Map<string, EventRef | undefined>(before);
-  for (const [key, ref] of staleMembers(room, state)) changes.set(key, ref);
+  for (const [key, ref] of staleMembers(rooms, room, answer, state)) changes.set(key, ref);
   changes.set(joinKey, joined);
   // For `unsigned.prev_content`, which is made from what is in memory.
   const replaced = state.get(joinKey);
   if (replaced) events.remember(replaced);
+  const partial = partialState(rooms, room, answer, missing);
+  room.setPartial(partial);
   return append(rooms, room, {
     event: join,
     status: 'accepted',
@@ -119,7 +139,30 @@ async function enter(
     nid,
     missing,
     passedOnByOthers: true,
+    also: (tx) => storePartialRoom(tx, room.nid, partial),
   });
+}
+
+/**
+ * What has to be fetched after a join that left members out. One that goes on from what came after an earlier such join
+ * changes nothing of that; the others' state is missing too.
+ */
+function partialState(
+  rooms: Rooms,
+  room: Room,
+  { join, server, partial }: RoomAnswer,
+  missing: readonly string[],
+): PartialState | undefined {
+  if (!partial) return undefined;
+  const { joins = [], deviceListsPos = partial.deviceListsPos } = room.partial ?? {};
+  const servers = new Set([...(room.partial?.servers ?? []), ...partial.servers]);
+  servers.delete(rooms.parts.serverName);
+  return {
+    joins: joins.length > 0 && missing.length === 0 ? joins : [...joins, join.eventId].slice(-MAX_JOINS),
+    server,
+    servers: [...servers],
+    deviceListsPos,
+  };
 }
 
 /** What leads from the state known here, which may be that of an earlier stay, to the one given. */
@@ -132,11 +175,18 @@ function stateChanges(room: Room, state: ReadonlyMap<string, StoredEvent>): Stat
 }
 
 /** Members who are known here by other events than the state's: invites and knocks from outside, and what ended them. */
-function staleMembers(room: Room, state: ReadonlyMap<string, StoredEvent>): StateDelta {
+function staleMembers(
+  rooms: Rooms,
+  room: Room,
+  { partial }: RoomAnswer,
+  state: ReadonlyMap<string, StoredEvent>,
+): StateDelta {
   const changes = new Map<string, EventRef | undefined>();
   for (const [userId, member] of room.members()) {
     const key = stateKeyOf('m.room.member', userId);
     const event = state.get(key);
+    // Of our other users the answer says nothing: their invites are still what they were.
+    if (partial && !event && serverNameOf(userId) === rooms.parts.serverName) continue;
     if (event?.eventId !== member.eventId)
       changes.set(key, event && { eventId: event.eventId, nid: event.nid });
   }

@@ -3,6 +3,7 @@ import type { JsonObject } from '@trellis/protocol/event.ts';
 import { parseUserId, serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Memberships } from './memberships.ts';
+import { completeRoom } from './partial-state/partial-rooms.ts';
 import { joinFromHere } from './resident-join.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -215,7 +216,7 @@ export class Membership {
   async #resident(roomId: string, sender: string): Promise<Room> {
     const room = await this.#parts.rooms.get(roomId);
     if (!room?.isJoined(sender)) throw forbidden('You are not in that room');
-    return room;
+    return room.partial ? ((await completeRoom(this.#parts.rooms, roomId)) ?? room) : room;
   }
 
   async #append(

@@ -61,7 +61,8 @@ function createIdOf(roomId: string): string {
   return `$${roomId.slice(1)}`;
 }
 
-type Judged = RoomEvent & { readonly rejected?: boolean };
+/** An event of which it is known whether it is rejected. */
+export type Judged = RoomEvent & { readonly rejected?: boolean };
 
 /** The new ones of the events that can be authorised, auth events before what they authorise. */
 function authoriseInOrder(

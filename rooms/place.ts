@@ -6,6 +6,7 @@ import type { EventStatus, StoredEvent } from '@trellis/storage/stored-event.ts'
 import { type Append, type Appended, append } from './append.ts';
 import { type Arrival, arrivalOf, asArrived, settlement } from './arrival.ts';
 import { loadState } from './auth-state.ts';
+import { withToldState } from './partial-state/told-state.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 import { type StatesAt, settled } from './state-at.ts';
@@ -119,11 +120,15 @@ class Placing {
     if (this.#placement.rejection !== undefined) return 'rejected';
     if ((await this.#refusal(stateBefore)) !== undefined) return 'rejected';
     if (this.#placement.isUnwanted) return 'soft-failed';
-    if (stateBefore.id === this.#room.state.id) return 'accepted';
+    // A state without most members is no measure for what others, who know them, let through.
+    if (stateBefore.id === this.#room.state.id || this.#room.partial) return 'accepted';
     return (await this.#refusal(this.#room.state)) === undefined ? 'accepted' : 'soft-failed';
   }
 
-  async #refusal(state: Snapshot): Promise<string | undefined> {
+  async #refusal(stateBefore: Snapshot): Promise<string | undefined> {
+    const state = this.#room.partial
+      ? await withToldState(this.#rooms, this.#states, this.#room, this.#event, stateBefore)
+      : stateBefore;
     const { version } = this.#room;
     const create = stateKeyOf('m.room.create', '');
     // The rules look at a create event alone; but a room begins once.

@@ -14,6 +14,8 @@ export interface JoinAnswer {
   /** State of the room before the join. */
   readonly state: readonly Pdu[];
   readonly authChain: readonly Pdu[];
+  /** Set where members were left out, as far as they do not authorise anything: the servers that are in the room. */
+  readonly serversInRoom?: readonly string[] | undefined;
 }
 
 /**
@@ -27,7 +29,8 @@ export interface RemoteHandshakes {
     userId: string,
     versions: readonly string[],
   ): Promise<MemberTemplate>;
-  sendJoin(server: string, join: RoomEvent): Promise<JoinAnswer>;
+  /** @param options.omitMembers the server may leave members out of the state */
+  sendJoin(server: string, join: RoomEvent, options: { readonly omitMembers: boolean }): Promise<JoinAnswer>;
   makeKnock(
     server: string,
     roomId: string,

@@ -26,6 +26,8 @@ export interface RemoteMembershipParts {
   /** For events of rooms that this server is in; `Receiver` is one. */
   readonly receiver: { receive(origin: string, event: RoomEvent): Promise<StoredEvent | undefined> };
   readonly joins: JoinsUnderWay;
+  /** Fetches the members of rooms whose state came without them; without it, no server is asked to leave them out. */
+  readonly resync?: { begin(roomId: string): void; deviceListsPosition(): number };
 }
 
 /** A leave takes place here at any rate: the user does not wait long for the others. */
@@ -117,16 +119,20 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
   }
 
   async #joinBy(server: string, roomId: string, userId: string, content: JsonObject): Promise<void> {
-    const { rooms, handshakes, verifier } = this.#parts;
+    const { rooms, handshakes, verifier, resync } = this.#parts;
     const template = await handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
     const version = versionOf(template, server);
     const ours = this.#sign(template, { roomId, userId, membership: 'join', content }, version, server);
-    const answer = await handshakes.sendJoin(server, ours);
+    const answer = await handshakes.sendJoin(server, ours, { omitMembers: resync !== undefined });
     const join = await this.#authorised(ours, answer.event, server);
     // Since a join from here was of no avail, it was one that only another server could authorise.
     if ((await rooms.get(roomId))?.isResident) await this.#receive(server, join);
-    else
-      await installRoom(rooms, verifier, { server, join, state: answer.state, authChain: answer.authChain });
+    else {
+      const { state, authChain, serversInRoom: servers } = answer;
+      const partial = servers && { servers, deviceListsPos: resync?.deviceListsPosition() ?? 0 };
+      await installRoom(rooms, verifier, { server, join, state, authChain, partial });
+      if (partial) resync?.begin(roomId);
+    }
   }
 
   /** The join with the signature of the server that authorised it, if it had to be authorised. */

@@ -8,6 +8,8 @@ import { settled } from './state-at.ts';
 /** Up to so many missing events are fetched one by one; beyond, when they are a good part of all, all come at once. */
 const FETCHED_SINGLY = 50;
 const GOOD_PART = 0.1;
+/** Of a state that is to be whole, so much may be lost. */
+const LOST_PART = 0.01;
 
 /**
  * States at places that this server knows nothing about, as another server tells them. Every event in them has been
@@ -23,23 +25,43 @@ export class RemoteStates {
     this.#events = events;
   }
 
-  /** The state before an event; `undefined` when the server does not tell it, or tells no state of this room. */
-  async before(room: Room, server: string, eventId: string): Promise<Snapshot | undefined> {
-    const refs = await this.#refsBefore(room, server, eventId);
+  /**
+   * The state before an event; `undefined` when the server does not tell it, or tells no state of this room.
+   *
+   * @param others servers to ask for what the first has not; when given, the state has to be whole
+   */
+  async before(
+    room: Room,
+    server: string,
+    eventId: string,
+    others?: readonly string[],
+  ): Promise<Snapshot | undefined> {
+    const refs = await this.#refsBefore(room, server, eventId, others);
     return refs && this.#snapshot(room, refs);
   }
 
   /** The state after an event, which is fetched too. */
-  async after(room: Room, server: string, eventId: string): Promise<Snapshot | undefined> {
-    const refs = await this.#refsBefore(room, server, eventId);
-    const event = refs && (await this.#events.fetch(room, [server], [eventId])).get(eventId);
+  async after(
+    room: Room,
+    server: string,
+    eventId: string,
+    others?: readonly string[],
+  ): Promise<Snapshot | undefined> {
+    const refs = await this.#refsBefore(room, server, eventId, others);
+    const event =
+      refs && (await this.#events.fetch(room, [server, ...(others ?? [])], [eventId])).get(eventId);
     if (!event) return undefined;
     if (event.stateKey !== undefined && !event.rejected)
       refs.set(stateKeyOf(event.type, event.stateKey), { eventId, nid: event.nid });
     return this.#snapshot(room, refs);
   }
 
-  async #refsBefore(room: Room, server: string, eventId: string): Promise<Map<string, EventRef> | undefined> {
+  async #refsBefore(
+    room: Room,
+    server: string,
+    eventId: string,
+    others?: readonly string[],
+  ): Promise<Map<string, EventRef> | undefined> {
     const { remote } = this.#parts;
     const ids = await remote.stateIds(server, room.roomId, eventId).catch(() => undefined);
     if (!ids) return undefined;
@@ -52,9 +74,19 @@ export class RemoteStates {
         .catch(() => ({ state: [], authChain: [] }));
       await this.#events.admit(room, [...authChain, ...state]);
     } else if (missing.length > 0) await this.#events.fetch(room, [server], missing);
+    if (others && !(await this.#isWhole(room, ids.stateIds, others))) return undefined;
     const refs = await this.#refsOf(room, ids.stateIds);
     const create = stateKeyOf('m.room.create', '');
     return refs.get(create)?.eventId === room.state.getKey(create)?.eventId ? refs : undefined;
+  }
+
+  /** Whether the events are here, but for a few that nobody has any more or nobody can verify. */
+  async #isWhole(room: Room, ids: readonly string[], servers: readonly string[]): Promise<boolean> {
+    const missing = await this.#events.unknownIds(ids);
+    if (missing.length === 0) return true;
+    if (missing.length > Math.max(FETCHED_SINGLY, ids.length * GOOD_PART)) return false;
+    await this.#events.fetch(room, servers, missing);
+    return (await this.#events.unknownIds(missing)).length <= Math.max(1, ids.length * LOST_PART);
   }
 
   /**

@@ -17,6 +17,8 @@ export async function joinFromHere(
 ): Promise<boolean> {
   const room = await rooms.get(roomId);
   if (!room?.isResident) return false;
+  // Whether the user may join is not known here before all members are.
+  if (room.partial && room.membership(userId) !== 'join') return false;
   const verdict = await restrictedJoin(rooms, room, userId);
   if (verdict.kind === 'ask-others' && room.servers.size > 1) return false;
   const authorised =

@@ -4,6 +4,7 @@ import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { Lock } from './lock.ts';
+import type { PartialState } from './partial-state/partial-rooms.ts';
 import type { TimelineTail } from './timeline-tail.ts';
 
 export interface Member {
@@ -37,6 +38,8 @@ export class Room {
   lastMembershipChange = 0;
   /** Position of the newest event that changed other state than what it sets itself, by way of state resolution. */
   lastStateJump: number;
+  /** Position at which the state last became complete, after a join that left the members out. */
+  completeSince: number;
   readonly timeline: TimelineTail;
   readonly #ourServer: string;
   readonly #members = new Map<string, Member>();
@@ -44,9 +47,17 @@ export class Room {
   readonly #servers = new Map<string, number>();
   #otherServers: readonly string[] | undefined;
   readonly #counts = new Map<string, number>();
+  #partial: PartialState | undefined;
 
   constructor(
-    row: { nid: number; roomId: string; extremities: readonly string[]; depth: number; published: boolean },
+    row: {
+      nid: number;
+      roomId: string;
+      extremities: readonly string[];
+      depth: number;
+      published: boolean;
+      completeSince?: number | null;
+    },
     version: RoomVersion,
     state: Snapshot,
     members: Iterable<[userId: string, member: Member]>,
@@ -63,6 +74,7 @@ export class Room {
     this.timeline = timeline;
     // What was before the room was read is not known any more.
     this.lastStateJump = timeline.newest?.pos ?? timeline.from;
+    this.completeSince = row.completeSince ?? Number.NEGATIVE_INFINITY;
     this.#ourServer = ourServer;
     for (const [userId, member] of members) this.setMember(userId, member);
   }
@@ -121,14 +133,30 @@ export class Room {
     if (after !== undefined) this.#counts.set(after, this.count(after) + 1);
     if (before !== 'join' && after !== 'join') return;
     const server = serverNameOf(userId);
-    const joinedBefore = this.#servers.get(server) ?? 0;
-    const joined = joinedBefore + (after === 'join' ? 1 : -1);
-    if (joined > 0 !== joinedBefore > 0) this.#otherServers = undefined;
-    if (joined > 0) this.#servers.set(server, joined);
-    else this.#servers.delete(server);
+    this.#countServer(server, after === 'join' ? 1 : -1);
     if (server !== this.#ourServer) return;
     if (after === 'join') this.#joinedHere.add(userId);
     else this.#joinedHere.delete(userId);
+  }
+
+  /** Set while most members are not known: the servers said to be in the room count as if they were in it. */
+  get partial(): PartialState | undefined {
+    return this.#partial;
+  }
+
+  /** For `partial-state/` and `install-room.ts` only. */
+  setPartial(partial: PartialState | undefined): void {
+    for (const server of this.#partial?.servers ?? []) this.#countServer(server, -1);
+    this.#partial = partial;
+    for (const server of partial?.servers ?? []) this.#countServer(server, 1);
+  }
+
+  #countServer(server: string, change: 1 | -1): void {
+    const before = this.#servers.get(server) ?? 0;
+    const after = before + change;
+    if (after > 0 !== before > 0) this.#otherServers = undefined;
+    if (after > 0) this.#servers.set(server, after);
+    else this.#servers.delete(server);
   }
 }
 

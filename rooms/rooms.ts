@@ -8,6 +8,7 @@ import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Stream } from '@trellis/storage/streams.ts';
+import { PartialRooms, type PartialState } from './partial-state/partial-rooms.ts';
 import type { RoomPolicies } from './policy-servers.ts';
 import type { RedactedOriginals } from './redacted-originals.ts';
 import { type Member, Room } from './room.ts';
@@ -34,12 +35,21 @@ export interface EventChange {
    * where this server is not in the room.
    */
   readonly servers?: { readonly before: readonly string[]; readonly after: readonly string[] };
+  /** The event is the join, which is old: the members that it left out are here now, as far as they are changes. */
+  readonly resynced?: Resynced | undefined;
   /** Members of the room whose membership this event changed, with what it was before. */
   readonly memberships: ReadonlyArray<{
     userId: string;
     before: string | undefined;
     after: string | undefined;
   }>;
+}
+
+export interface Resynced {
+  /** Servers that were in the room since the join and were not known to be: they have missed what was for them. */
+  readonly missed: readonly string[];
+  /** Where the stream of device lists was at the join. */
+  readonly deviceListsPos: number;
 }
 
 /** What the engine works with; made once by the composition root. */
@@ -73,11 +83,14 @@ interface RoomRow {
   published: boolean;
   /** Position of the newest event some of whose predecessors are not here. */
   gap: number | null;
+  completeSince: number | null;
+  partial: PartialState | null;
 }
 
 /** The live rooms of this process: each is read once and then kept, the least used make room for others. */
 export class Rooms {
   readonly parts: EngineParts;
+  readonly partial = new PartialRooms();
   readonly #live = new Map<string, Room>();
   readonly #loading = new Map<string, Promise<Room | undefined>>();
 
@@ -147,6 +160,10 @@ export class Rooms {
       {
         name: 'room-load',
         text: `SELECT nid, room_id AS "roomId", version, extremities, state, depth, published,
+                      complete_since AS "completeSince",
+                      (SELECT json_build_object('joins', joins, 'server', server, 'servers', servers,
+                                                'deviceListsPos', device_lists_pos)
+                       FROM partial_rooms WHERE room = nid) AS partial,
                       (SELECT max(pos) FROM backward_extremities WHERE room = nid) AS gap
                FROM rooms WHERE room_id = $1`,
       },
@@ -185,6 +202,7 @@ export class Rooms {
       ),
       serverName,
     );
+    if (row.partial) room.setPartial(row.partial);
     this.#live.set(roomId, room);
     this.#makeRoom();
     return room;

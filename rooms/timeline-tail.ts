@@ -69,6 +69,14 @@ export class TimelineTail {
     this.#from = pos - 1;
   }
 
+  /** Begins anew with the events that were read again, oldest first, as what became of them has changed. */
+  reset(from: number, events: readonly StoredEvent[]): void {
+    this.#events = [...events];
+    this.#from = from;
+    this.#bytes = 0;
+    for (const event of events) this.#bytes += event.json.length;
+  }
+
   /** Older events were put into the order: from here on only what lies above the oldest event in memory is sure. */
   backfilled(): void {
     this.#from = Math.max(this.#from, (this.#events[0]?.pos ?? Number.MAX_SAFE_INTEGER) - 1);

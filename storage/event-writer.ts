@@ -1,6 +1,6 @@
 import type { Database, Queryable } from './database.ts';
 import { STATUS_CODES } from './events.ts';
-import type { Snapshot, SnapshotRows, StateSnapshots } from './state-snapshots.ts';
+import { insertSnapshots, type Snapshot, type SnapshotRows, type StateSnapshots } from './state-snapshots.ts';
 import type { StoredEvent } from './stored-event.ts';
 
 /** A membership to be stored: of the current state, or of a local user in a room that this server is not in. */
@@ -211,17 +211,7 @@ async function insertState(
   writes: readonly EventWrite[],
   snapshots: SnapshotRows,
 ): Promise<void> {
-  if (snapshots.ids.length > 0)
-    await tx.query(
-      {
-        name: 'snapshots-insert',
-        text: `INSERT INTO state_snapshots (id, room, base, keys, events)
-               SELECT id, room, base, keys::bigint[], events::bigint[]
-               FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[]) AS u(id, room, base, keys, events)
-               ON CONFLICT DO NOTHING`,
-      },
-      [snapshots.ids, snapshots.rooms, snapshots.bases, snapshots.keys, snapshots.events],
-    );
+  await insertSnapshots(tx, snapshots);
   await upsertMemberships(
     tx,
     writes.flatMap((write) => write.memberships.map((row) => ({ ...row, roomNid: write.roomNid }))),

@@ -193,6 +193,13 @@ export class StateSnapshots {
     return new Snapshot(base);
   }
 
+  /** Stores a snapshot ahead of what refers to it: a large one, which would keep the event writer from other rooms. */
+  async store(snapshot: Snapshot): Promise<void> {
+    const rows = await this.rowsFor([snapshot]);
+    await insertSnapshots(this.#db, rows);
+    rows.committed();
+  }
+
   /** Rows of all layers that are not in the database, for the event writer. Interns the state keys that are new. */
   async rowsFor(snapshots: Iterable<Snapshot>): Promise<SnapshotRows> {
     const unstored = new Set<Layer>();
@@ -200,14 +207,12 @@ export class StateSnapshots {
       for (let layer = top; layer && !layer.stored && !unstored.has(layer); layer = layer.base)
         unstored.add(layer);
     const layers = [...unstored];
-    await this.#intern(new Set(layers.flatMap((layer) => [...layer.entries.keys()])));
+    const keyNids = await this.#intern(new Set(layers.flatMap((layer) => [...layer.entries.keys()])));
     return {
       ids: layers.map((layer) => layer.id),
       rooms: layers.map((layer) => layer.roomNid),
       bases: layers.map((layer) => layer.base?.id ?? null),
-      keys: layers.map(
-        (layer) => `{${[...layer.entries.keys()].map((key) => this.#internNow.get(key)).join(',')}}`,
-      ),
+      keys: layers.map((layer) => `{${[...layer.entries.keys()].map((key) => keyNids.get(key)).join(',')}}`),
       events: layers.map((layer) => `{${[...layer.entries.values()].map((ref) => ref?.nid ?? 0).join(',')}}`),
       committed: () => {
         for (const layer of layers) layer.stored = true;
@@ -215,18 +220,16 @@ export class StateSnapshots {
     };
   }
 
-  /** Keys of the batch under way: the cache alone could have dropped one of a very large batch. */
-  #internNow = new Map<string, number>();
-
-  async #intern(keys: Set<string>): Promise<void> {
-    this.#internNow = new Map();
+  /** The nids of keys, all of them: the cache alone could have dropped one of a very large batch. */
+  async #intern(keys: Set<string>): Promise<Map<string, number>> {
+    const interned = new Map<string, number>();
     const missing: string[] = [];
     for (const key of keys) {
       const nid = this.#keyNids.get(key);
       if (nid === undefined) missing.push(key);
-      else this.#internNow.set(key, nid);
+      else interned.set(key, nid);
     }
-    if (missing.length === 0) return;
+    if (missing.length === 0) return interned;
     await this.#ids.ensure(missing.length);
     const rows = await this.#db.query<{ nid: number; key: string }>(
       {
@@ -242,8 +245,9 @@ export class StateSnapshots {
     for (const row of rows) {
       const key = decodeKey(row.key);
       this.#keyNids.set(key, row.nid);
-      this.#internNow.set(key, row.nid);
+      interned.set(key, row.nid);
     }
+    return interned;
   }
 
   async #keysOf(nids: Set<number>): Promise<Map<number, string>> {
@@ -279,4 +283,18 @@ function encodeKey(key: string): string {
 function decodeKey(text: string): string {
   const [type, stateKey] = JSON.parse(text) as [string, string];
   return stateKeyOf(type, stateKey);
+}
+
+export async function insertSnapshots(tx: Queryable, rows: SnapshotRows): Promise<void> {
+  if (rows.ids.length === 0) return;
+  await tx.query(
+    {
+      name: 'snapshots-insert',
+      text: `INSERT INTO state_snapshots (id, room, base, keys, events)
+             SELECT id, room, base, keys::bigint[], events::bigint[]
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[]) AS u(id, room, base, keys, events)
+             ON CONFLICT DO NOTHING`,
+    },
+    [rows.ids, rows.rooms, rows.bases, rows.keys, rows.events],
+  );
 }

@@ -139,12 +139,22 @@ export class DeviceListChanges implements DeviceLists {
     );
   }
 
-  /** A local user begins to share a room with these servers, which may have an old copy of the devices or none. */
-  async newServers(userId: string, servers: readonly string[]): Promise<void> {
+  /**
+   * A local user begins to share a room with these servers, which may have an old copy of the devices or none.
+   *
+   * @param options.withKeys only of devices that messages can be encrypted for
+   */
+  async newServers(
+    userId: string,
+    servers: readonly string[],
+    options: { readonly withKeys?: boolean } = {},
+  ): Promise<void> {
     await this.record(async (tx, announce) => {
       const devices = await tx.query<{ deviceId: string }>(
-        'SELECT device_id AS "deviceId" FROM devices WHERE user_id = $1 ORDER BY created_ts DESC LIMIT 20',
-        [userId],
+        `SELECT device_id AS "deviceId" FROM devices d WHERE user_id = $1
+           AND (NOT $2 OR EXISTS (SELECT FROM device_keys k WHERE k.user_id = $1 AND k.device_id = d.device_id))
+         ORDER BY created_ts DESC LIMIT 20`,
+        [userId, options.withKeys === true],
       );
       for (const { deviceId } of devices.reverse()) announce({ userId, deviceId, servers });
     });

@@ -154,8 +154,13 @@ export class UserDirectory {
        WHERE d.user_id <> $1 ${matches.join(' ')}
        ORDER BY (SELECT count(*) FROM user_directory_words w WHERE w.user_id = d.user_id AND w.word = ANY($4)) DESC,
          d.local DESC, d.display_name IS NULL, d.avatar_url IS NULL, d.user_id`,
-      [requesterId, longest, '\u{10FFFF}', words, MAX_CANDIDATES, ...others],
+      [this.#leftOut(requesterId), longest, '\u{10FFFF}', words, MAX_CANDIDATES, ...others],
     );
+  }
+
+  /** Who searches among all users knows their own id; else they are one of those in the rooms that are searched. */
+  #leftOut(requesterId: string): string {
+    return this.#searchAllUsers ? requesterId : '';
   }
 
   /** Who has words that differ from all of `words` by typing errors at most. */
@@ -171,7 +176,7 @@ export class UserDirectory {
          JOIN user_directory d ON d.user_id = c.user_id
        WHERE d.user_id <> $1 ORDER BY d.local DESC, d.user_id`,
       [
-        requesterId,
+        this.#leftOut(requesterId),
         variants.map(({ variant }) => variant),
         variants.map(({ word }) => word),
         count,

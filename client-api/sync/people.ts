@@ -52,9 +52,15 @@ export async function sharingChanges(
     if (own.membership !== 'join' && !ownChanged) continue;
     // The user's other devices learn that those in a room which is new to them will track theirs.
     if (ownChanged && own.membership === 'join' && room.count('join') > 1) joined.add(userId);
+    // All members became known, after a join that had left them out.
+    const isCompleted =
+      room.completeSince > since.events &&
+      room.completeSince <= to.events &&
+      room.state.get('m.room.encryption', '') !== undefined;
     for (const [other, { membership, pos }] of room.members()) {
       if (other === userId) continue;
       if (ownChanged && membership === 'join') (own.membership === 'join' ? joined : gone).add(other);
+      else if (isCompleted && membership === 'join') joined.add(other);
       else if (pos > since.events && pos <= to.events) (membership === 'join' ? joined : gone).add(other);
     }
   }

@@ -55,7 +55,11 @@ export async function joinedSection(
   news: JoinedNews,
 ): Promise<string | undefined> {
   const { sources, userId, filter } = view;
-  const isNew = view.eventsFrom === undefined || membership.pos > view.eventsFrom;
+  const isEager = filter.room?.state?.lazy_load_members !== true;
+  // Who wants all members gets the room when they are here.
+  if (isEager && (room.partial || room.completeSince > view.eventsTo)) return undefined;
+  const since = isEager ? Math.max(membership.pos, room.completeSince) : membership.pos;
+  const isNew = view.eventsFrom === undefined || since > view.eventsFrom;
   const from = isNew ? undefined : view.eventsFrom;
   const timeline = await readTimeline(view, room, {
     after: from ?? Number.NEGATIVE_INFINITY,

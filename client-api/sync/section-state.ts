@@ -2,6 +2,7 @@ import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import { roomStateBefore, stateAtPosition } from '@trellis/rooms/event-state.ts';
 import type { Room } from '@trellis/rooms/room.ts';
+import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { SyncView } from './room-sections.ts';
@@ -54,6 +55,7 @@ export async function sectionState(
     addChanges(refs, known, span, lazy);
   }
   if (lazy) addMembers(refs, span, missingMembers(view, room, lazy, from));
+  if (lazy && room.partial) await addToldMembers(rooms, room, refs, timeline, lazy);
   const ids = [...refs.values()].map(({ eventId }) => eventId);
   const events = await rooms.parts.events.getMany(ids);
   const found = ids.flatMap((id) => events.get(id) ?? []);
@@ -102,6 +104,29 @@ function addMembers(refs: Refs, { start, end, shown }: Span, members: Iterable<s
     const key = stateKeyOf('m.room.member', member);
     if (!refs.has(key)) set(refs, key, (shown.has(key) ? start : end).getKey(key));
   }
+}
+
+/**
+ * Senders whose member events are not known to be state, since the members are still being fetched: what their own
+ * messages name as such is what there is to show.
+ */
+async function addToldMembers(
+  rooms: Rooms,
+  room: Room,
+  refs: Refs,
+  timeline: Timeline,
+  lazy: ReadonlySet<string>,
+): Promise<void> {
+  const unknown = timeline.events.filter(
+    ({ sender }) => lazy.has(sender) && !room.state.get('m.room.member', sender),
+  );
+  const told = await rooms.parts.events.getMany(unknown.flatMap(({ authEvents }) => authEvents));
+  for (const { sender, authEvents } of unknown)
+    for (const id of authEvents) {
+      const event = told.get(id);
+      const key = stateKeyOf('m.room.member', sender);
+      if (event?.type === 'm.room.member' && event.stateKey === sender) refs.set(key, event);
+    }
 }
 
 /** Those of the members who matter whose events the client has not got on this connection. */

@@ -44,7 +44,7 @@ async function receiveTyping(deps: EphemeralEduDeps, origin: string, content: Js
   const { room_id: roomId, user_id: userId, typing } = content;
   if (!isUserOf(origin, userId) || typeof roomId !== 'string' || typeof typing !== 'boolean') return;
   const room = await roomOpenTo(deps, origin, roomId);
-  if (!room?.isJoined(userId)) return;
+  if (!room || !mayBeJoined(room, userId)) return;
   if (typing) deps.typing.start(roomId, userId, TYPING_TIMEOUT);
   else deps.typing.stop(roomId, userId);
 }
@@ -71,8 +71,8 @@ async function receiveReceipt(
   const { event_ids: eventIds, data } = objectAt(receipt);
   const eventId = Array.isArray(eventIds) ? eventIds[0] : undefined;
   const { ts, thread_id: threadId = null } = objectAt(data);
-  if (!isUserOf(origin, userId) || !room.isJoined(userId)) return;
-  if (typeof eventId !== 'string' || !isEventId(eventId) || !Number.isSafeInteger(ts)) return;
+  if (!isUserOf(origin, userId) || !mayBeJoined(room, userId)) return;
+  if (typeof eventId !== 'string' || !isOpaqueId(eventId) || !Number.isSafeInteger(ts)) return;
   if (threadId !== null && !isThreadId(threadId)) return;
   const event = await rooms.parts.events.get(eventId);
   if (event && event.roomId !== room.roomId) return;
@@ -112,6 +112,16 @@ async function roomOpenTo(
   const room = roomId.startsWith('!') ? await rooms.get(roomId) : undefined;
   if (!room?.isResident || !room.servers.has(origin)) return undefined;
   return (await isServerAllowed(room, origin)) ? room : undefined;
+}
+
+/** A receipt may be for an event that is not here; then its id is whatever the other server calls it. */
+function isOpaqueId(id: string): boolean {
+  return id.length > 0 && id.length <= 255 && !id.includes('\0');
+}
+
+/** While most members are not known, who says nothing else of a user believes the server. */
+function mayBeJoined(room: Room, userId: string): boolean {
+  return room.isJoined(userId) || (room.partial !== undefined && room.member(userId) === undefined);
 }
 
 function isUserOf(origin: string, userId: JsonValue | undefined): userId is string {

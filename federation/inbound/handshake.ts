@@ -30,6 +30,13 @@ export async function residentRoom(rooms: Rooms, roomId: string, origin: string)
   return room;
 }
 
+/** The same for answers that take the room's members: while they are being fetched, others are to be asked. */
+export async function completeRoom(rooms: Rooms, roomId: string, origin: string): Promise<Room> {
+  const room = await residentRoom(rooms, roomId, origin);
+  if (room.partial) throw notFound('The members of the room are not known here yet');
+  return room;
+}
+
 /** A template is made for a user of the server that asks. */
 export function requireUserOf(origin: string, userId: string): void {
   if (parseUserId(userId)?.serverName !== origin) throw forbidden('The user is not one of your server');

@@ -10,11 +10,11 @@ import type { FastifyInstance } from 'fastify';
 import { originOf } from './authentication.ts';
 import {
   accept,
+  completeRoom,
   type HandshakeDeps,
   ownMembershipEvent,
   requireUserOf,
   requireVersion,
-  residentRoom,
   verifiedEvent,
 } from './handshake.ts';
 import { sendJoinAnswer } from './send-join-answer.ts';
@@ -32,7 +32,7 @@ export function joinRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       const { roomId, userId } = request.params;
       const origin = originOf(request);
       requireUserOf(origin, userId);
-      const room = await residentRoom(rooms, roomId, origin);
+      const room = await completeRoom(rooms, roomId, origin);
       requireVersion(room, request.query.ver, ['1']);
       if (!room.isJoined(userId)) deps.requireSpace?.(room);
       const authoriser = authoriserOf(await restrictedJoin(rooms, room, userId));
@@ -50,7 +50,7 @@ export function joinRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       async (request, reply) => {
         const { roomId, eventId } = request.params;
         const origin = originOf(request);
-        const room = await residentRoom(rooms, roomId, origin);
+        const room = await completeRoom(rooms, roomId, origin);
         const sent = { roomId, eventId, body: request.body };
         const pdu = ownMembershipEvent(sent, 'join', room.version, origin);
         if (!room.isJoined(pdu.sender as string)) deps.requireSpace?.(room);

@@ -6,11 +6,11 @@ import type { FastifyInstance } from 'fastify';
 import { originOf } from './authentication.ts';
 import {
   accept,
+  completeRoom,
   type HandshakeDeps,
   ownMembershipEvent,
   requireUserOf,
   requireVersion,
-  residentRoom,
   verifiedEvent,
 } from './handshake.ts';
 
@@ -27,7 +27,7 @@ export function knockRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       const { roomId, userId } = request.params;
       const origin = originOf(request);
       requireUserOf(origin, userId);
-      const room = await residentRoom(rooms, roomId, origin);
+      const room = await completeRoom(rooms, roomId, origin);
       requireVersion(room, request.query.ver, []);
       if (!room.version.knocking) throw forbidden('This room version knows no knocking');
       const event = await memberTemplate(rooms, room, userId, { membership: 'knock' });
@@ -40,7 +40,7 @@ export function knockRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
     async (request) => {
       const { roomId, eventId } = request.params;
       const origin = originOf(request);
-      const room = await residentRoom(rooms, roomId, origin);
+      const room = await completeRoom(rooms, roomId, origin);
       const sent = { roomId, eventId, body: request.body };
       const pdu = ownMembershipEvent(sent, 'knock', room.version, origin);
       const knock = await accept(

@@ -5,10 +5,10 @@ import { originOf } from './authentication.ts';
 import {
   accept,
   asVersion,
+  completeRoom,
   type HandshakeDeps,
   ownMembershipEvent,
   requireUserOf,
-  residentRoom,
   verifiedEvent,
 } from './handshake.ts';
 
@@ -25,7 +25,7 @@ export function leaveRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       const { roomId, userId } = request.params;
       const origin = originOf(request);
       requireUserOf(origin, userId);
-      const room = await residentRoom(rooms, roomId, origin);
+      const room = await completeRoom(rooms, roomId, origin);
       const event = await memberTemplate(rooms, room, userId, { membership: 'leave' });
       return { room_version: room.version.id, event };
     },
@@ -37,7 +37,7 @@ export function leaveRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
       async (request) => {
         const { roomId, eventId } = request.params;
         const origin = originOf(request);
-        const room = await residentRoom(rooms, roomId, origin);
+        const room = await completeRoom(rooms, roomId, origin);
         const sent = { roomId, eventId, body: request.body };
         const pdu = ownMembershipEvent(sent, 'leave', room.version, origin);
         await accept(deps, origin, await verifiedEvent(pdu, eventId, room.version, deps.verifier));

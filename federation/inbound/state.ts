@@ -1,4 +1,4 @@
-import { invalidParam, missingParam, notFound } from '@trellis/protocol/errors.ts';
+import { forbidden, invalidParam, missingParam, notFound } from '@trellis/protocol/errors.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { authChainNids } from '@trellis/storage/auth-chains.ts';
 import type { EventRef } from '@trellis/storage/state-snapshots.ts';
@@ -24,7 +24,8 @@ export function stateRoutes(app: FastifyInstance, { rooms }: StateRoutesDeps): v
 
   const stateBefore = async (request: FastifyRequest<StateRoute>): Promise<EventRef[]> => {
     const { roomId } = request.params;
-    await roomOfMember(rooms, roomId, originOf(request));
+    const room = await roomOfMember(rooms, roomId, originOf(request));
+    if (room.partial) throw forbidden('The members of the room are not known here yet');
     const { event_id: eventId } = request.query;
     if (eventId === undefined) throw missingParam('event_id is missing');
     if (typeof eventId !== 'string') throw invalidParam('There can be one event_id only');

@@ -16,7 +16,11 @@ export interface OutgoingEdusDeps {
   /** Left out when presence is off. */
   readonly presence?: { get(userId: string): Promise<PresenceState | undefined> };
   /** A local user begins to share a room with these servers, who have to hear of the devices. */
-  readonly newServers: (userId: string, servers: readonly string[]) => Promise<void>;
+  readonly newServers: (
+    userId: string,
+    servers: readonly string[],
+    options?: { readonly withKeys?: boolean },
+  ) => Promise<void>;
   readonly log: { warn(details: object, message: string): void };
 }
 
@@ -114,7 +118,8 @@ export class OutgoingEdus {
       for (const server of (await rooms.get(other))?.servers.keys() ?? []) strangers.delete(server);
       if (strangers.size === 0) return;
     }
-    await newServers(userId, [...strangers]);
+    // Which servers are there is hearsay while the members are being fetched: those are told what is needed to encrypt.
+    await newServers(userId, [...strangers], { withKeys: rooms.peek(roomId)?.partial !== undefined });
     await this.#introducePresence(userId, strangers);
   }
 

@@ -19,6 +19,7 @@ import { KeyBackups } from '@trellis/users/e2ee/key-backups.ts';
 import { Keys } from '@trellis/users/e2ee/keys.ts';
 import { RemoteDeviceLists } from '@trellis/users/e2ee/remote-device-lists.ts';
 import { Signatures } from '@trellis/users/e2ee/signatures.ts';
+import { UnplacedUpdates } from '@trellis/users/e2ee/unplaced-updates.ts';
 import { type RemoteDeviceMessages, ToDevice } from '@trellis/users/to-device.ts';
 import type { Uia } from '@trellis/users/uia.ts';
 import type { FastifyInstance } from 'fastify';
@@ -49,7 +50,19 @@ export function composeE2ee(core: Core, parts: E2eeParts) {
   const { lists, devices, deactivation, uia, transport, remoteMessages } = parts;
   const servers = remoteKeyServers(transport.client);
   const deviceKeys = new DeviceKeys(db, lists, devices);
-  const remoteLists = new RemoteDeviceLists({ db, lists, servers, sharesRoom: (id) => sharesRoom(core, id) });
+  const unplaced = new UnplacedUpdates({
+    db,
+    lists,
+    sharesRoom: (id) => sharesRoom(core, id),
+    mayShareRoom: (server) => rooms.partial.includes(server),
+  });
+  const remoteLists = new RemoteDeviceLists({
+    db,
+    lists,
+    servers,
+    sharesRoom: (id) => sharesRoom(core, id),
+    onUnplaced: (server, userId) => unplaced.note(server, userId),
+  });
   const keys = new Keys({ db, serverName, deviceKeys, remoteLists, servers });
   const crossSigning = new CrossSigning(db, lists);
   const signatures = new Signatures({ db, lists, masterKey: (userId) => keys.masterKey(userId) });
@@ -72,6 +85,10 @@ export function composeE2ee(core: Core, parts: E2eeParts) {
     const gone = noLongerWithUs(core, change);
     if (gone.length > 0)
       remoteLists.dropUnshared(gone).catch((err: unknown) => log.warn({ err }, 'device lists not dropped'));
+    if (change.resynced)
+      placeUpdates(core, unplaced, change).catch((err: unknown) =>
+        log.warn({ err }, 'device lists not passed on'),
+      );
   });
   const tidy = () =>
     Promise.all([lists.prune(), toDevice.prune(), remoteLists.tidy()]).catch((err: unknown) =>
@@ -131,6 +148,13 @@ async function sharesRoom({ memberships, rooms }: Core, userId: string): Promise
   for (const roomId of await memberships.joined(userId))
     if ((await rooms.get(roomId))?.isResident) return true;
   return false;
+}
+
+async function placeUpdates(core: Core, unplaced: UnplacedUpdates, change: EventChange): Promise<void> {
+  const { missed, deviceListsPos } = change.resynced!;
+  const room = await core.rooms.get(change.roomId);
+  await unplaced.tellMissed(room?.joinedHere ?? new Set(), deviceListsPos, missed);
+  await unplaced.place(core.rooms.partial.isAny);
 }
 
 /** Users of other servers who may have ceased to share a room with anyone here. */

@@ -56,7 +56,7 @@ export function composeFederationOut(core: Core, transport: FederationTransport)
         memberships,
         streams,
         presence: presence.enabled ? presence : undefined,
-        newServers: (userId, servers) => deviceLists.newServers(userId, servers),
+        newServers: (userId, servers, options) => deviceLists.newServers(userId, servers, options),
         log,
       });
       core.onReady(() => started.start());

@@ -7,6 +7,7 @@ import { onBindRoutes, thirdPartyInviteRoutes } from '@trellis/federation/inboun
 import { remoteExchange, remoteHandshakes } from '@trellis/federation/outbound/remote-membership.ts';
 import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { RemoteMembership } from '@trellis/rooms/membership.ts';
+import { Resync } from '@trellis/rooms/partial-state/resync.ts';
 import type { Receiver } from '@trellis/rooms/receive.ts';
 import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
 import { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
@@ -42,6 +43,14 @@ export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes
   const { client, keyRing: verifier } = parts.transport;
   const joins = new JoinsUnderWay();
   const handshakes = remoteHandshakes(client);
+  const resync = new Resync({
+    rooms,
+    receiver,
+    deviceListsPosition: () => core.streams.deviceLists.current,
+    log: core.log,
+  });
+  core.onReady(() => resync.start());
+  core.onClose(() => resync.close());
   const remote = new RemoteMembershipByHandshake({
     rooms,
     memberships,
@@ -49,6 +58,7 @@ export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes
     verifier,
     receiver,
     joins,
+    resync,
   });
   const thirdPartyInvites = new ThirdPartyInvites({
     rooms,

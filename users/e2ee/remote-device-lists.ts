@@ -34,6 +34,8 @@ export interface RemoteDeviceListsDeps {
   readonly servers: RemoteKeyServers;
   /** Whether the user is in a room together with anyone of this server: only then do updates come. */
   readonly sharesRoom: (userId: string) => Promise<boolean>;
+  /** An update came for a user who does not, or of whom it is not known yet. */
+  readonly onUnplaced?: (server: string, userId: string) => Promise<void>;
 }
 
 /** Updates that a copy remembers to be made of. */
@@ -63,6 +65,8 @@ export class RemoteDeviceLists {
   /** Users to ask for, and whether clients must be told also when that fails. */
   readonly #waiting = new Map<string, boolean>();
   #resyncing = 0;
+  /** Users whose list has changed, as their server says: clients are told even if it looks the same. */
+  readonly #toTell = new Set<string>();
 
   constructor(deps: RemoteDeviceListsDeps) {
     this.#deps = deps;
@@ -100,7 +104,7 @@ export class RemoteDeviceLists {
     const { user_id: userId, device_id: deviceId, stream_id: streamId, prev_id: prev = [] } = content;
     if (!this.#isOf(origin, userId) || !isName(deviceId) || !Number.isSafeInteger(streamId)) return;
     if (!Array.isArray(prev) || prev.length > MAX_PREV_IDS || !prev.every(Number.isSafeInteger)) return;
-    if (!(await this.#deps.sharesRoom(userId))) return;
+    if (!(await this.#deps.sharesRoom(userId))) return this.#deps.onUnplaced?.(origin, userId);
     const device = content.deleted === true ? undefined : parseDevice(userId, deviceId, content);
     await this.#locks.run(userId, async () => {
       const state = await listState(this.#deps.db, userId);
@@ -124,7 +128,8 @@ export class RemoteDeviceLists {
   /** `m.signing_key_update` */
   async signingKeyUpdate(origin: string, content: JsonObject): Promise<void> {
     const { user_id: userId } = content;
-    if (!this.#isOf(origin, userId) || !(await this.#deps.sharesRoom(userId))) return;
+    if (!this.#isOf(origin, userId)) return;
+    if (!(await this.#deps.sharesRoom(userId))) return this.#deps.onUnplaced?.(origin, userId);
     const masterKey = crossSigningKey(content.master_key, userId, 'master');
     const selfSigningKey = crossSigningKey(content.self_signing_key, userId, 'self_signing');
     await this.#locks.run(userId, async () => {
@@ -203,7 +208,8 @@ export class RemoteDeviceLists {
     await this.#deps.lists.record(async (tx, announce) => {
       const old = (await readLists(tx, [userId], { stale: true })).get(userId);
       await replaceList(tx, userId, list, stale);
-      if (old && !sameList(old, list)) announce({ userId });
+      const isTold = this.#toTell.delete(userId);
+      if (old && (isTold || !sameList(old, list))) announce({ userId });
     });
   }
 
@@ -222,6 +228,7 @@ export class RemoteDeviceLists {
 
   async #resyncLater(userId: string): Promise<void> {
     await this.#deps.db.query('UPDATE remote_device_lists SET stale = true WHERE user_id = $1', [userId]);
+    if (this.#toTell.size < MAX_WAITING) this.#toTell.add(userId);
     this.#enqueue(userId, true);
   }
 
@@ -245,8 +252,10 @@ export class RemoteDeviceLists {
 
   async #resync(userId: string, changed: boolean): Promise<void> {
     const list = await this.fetch(userId).catch(() => undefined);
+    if (list || !changed) return;
     // Clients that ask now make another attempt.
-    if (!list && changed) await this.#announce(userId).catch(() => {});
+    this.#toTell.delete(userId);
+    await this.#announce(userId).catch(() => {});
   }
 }
 
