@@ -134,6 +134,9 @@ function asMatrixError(
       return new MatrixError(413, 'M_TOO_LARGE', 'The request body is too large');
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new MatrixError(415, 'M_UNRECOGNIZED', 'Unsupported content type');
+    // PostgreSQL holds no U+0000 in text, so that nothing it is asked for can be there.
+    case '22021':
+      return new MatrixError(400, 'M_INVALID_PARAM', 'A parameter holds U+0000');
   }
   const status = error.statusCode ?? 500;
   if (status >= 400 && status < 500) return new MatrixError(status, 'M_UNKNOWN', error.message);

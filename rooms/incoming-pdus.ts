@@ -1,6 +1,6 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
-import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { isRoomId, serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { StagedPdu, StagedPdus } from '@trellis/storage/staged-pdus.ts';
 import { checkIncoming, type Incoming, idOfPdu } from './incoming-event.ts';
 import { Lock } from './lock.ts';
@@ -61,7 +61,7 @@ export class IncomingPdus {
       });
     await rooms.parts.ids.ensure(pdus.length);
     const jobs = pdus
-      .filter((pdu) => typeof pdu.room_id === 'string')
+      .filter((pdu) => typeof pdu.room_id === 'string' && isRoomId(pdu.room_id))
       .map((pdu): Job => {
         const id = rooms.parts.ids.next();
         return { id, origin, roomId: pdu.room_id as string, pdu, state: 'waiting', result: undefined };

@@ -9,7 +9,7 @@ import { buildDraft, requireAllowed } from './send.ts';
 /** With more ends than that, a room's state is resolved from too many states at each event. */
 const MAX_ENDS = 10;
 /** With more than that, no time is lost: forks come faster than they are joined. */
-const URGENT = 30;
+const URGENT = 20;
 /** Between two such events of a room otherwise, in milliseconds. */
 const PAUSE = 60_000;
 /** A room in which nobody here may send such an event is left alone for so long, in milliseconds. */
