@@ -1,5 +1,5 @@
 import { powerLevels } from '@trellis/protocol/power-levels.ts';
-import { loadAuthState } from './auth-state.ts';
+import { type LoadedState, loadAuthState } from './auth-state.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -33,19 +33,24 @@ export async function restrictedJoin(rooms: Rooms, room: Room, userId: string): 
     (rules?.join_rule === 'knock_restricted' && room.version.knockRestricted);
   if (!restricted) return { kind: 'not-needed' };
 
+  const best = mightiestHere(room, state);
+  // Whatever is known here of the rooms that the rule names, who can let the user in may know more.
+  if (best === undefined) return { kind: 'ask-others', reason: 'no-authoriser' };
+
   let unknownRoom = false;
-  let allowed = false;
   for (const allowedRoom of allowedRooms(rules)) {
     const live = await rooms.get(allowedRoom);
     // What is known of a room that this server has left is out of date.
     if (!live?.isResident) unknownRoom = true;
-    else if (live.isJoined(userId)) allowed = true;
-    if (allowed) break;
+    else if (live.isJoined(userId)) return { kind: 'authorised', by: best };
   }
-  if (!allowed) return unknownRoom ? { kind: 'ask-others', reason: 'unknown-rooms' } : { kind: 'refused' };
+  return unknownRoom ? { kind: 'ask-others', reason: 'unknown-rooms' } : { kind: 'refused' };
+}
 
+/** The local member with the most power, of those who may invite. */
+function mightiestHere(room: Room, state: LoadedState): string | undefined {
   const create = state.get('m.room.create', '');
-  if (!create) return { kind: 'ask-others', reason: 'no-authoriser' };
+  if (!create) return undefined;
   const levels = powerLevels(state.get('m.room.power_levels', '')?.content, create, room.version);
   let best: string | undefined;
   for (const candidate of room.joinedHere)
@@ -54,9 +59,7 @@ export async function restrictedJoin(rooms: Rooms, room: Room, userId: string): 
       (best === undefined || levels.user(candidate) > levels.user(best))
     )
       best = candidate;
-  return best === undefined
-    ? { kind: 'ask-others', reason: 'no-authoriser' }
-    : { kind: 'authorised', by: best };
+  return best;
 }
 
 /** Ids of the rooms whose members may join, as far as the rule is well-formed. */

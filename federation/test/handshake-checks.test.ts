@@ -149,6 +149,20 @@ test('a join that names our user as authorising is signed only when it is theirs
   assert.deepEqual(outcome(asked), [400, 'M_UNABLE_TO_AUTHORISE_JOIN']);
 });
 
+test('who asks to join where nobody here may invite is sent on to others, whatever is known of them here', async () => {
+  const [roomId, club] = [await publicRoom(), await publicRoom()];
+  const send = (type: string, content: JsonObject) =>
+    sendEvent(home.rooms, roomId, { type, sender: ALICE, stateKey: '', content });
+  await send('m.room.join_rules', {
+    join_rule: 'restricted',
+    allow: [{ type: 'm.room_membership', room_id: club }],
+  });
+  const ask = async () => outcome(await get(`v1/make_join/${roomId}/${EVE}`, { ver: '10' }));
+  assert.deepEqual(await ask(), [403, 'M_FORBIDDEN']);
+  await send('m.room.power_levels', { users: { [ALICE]: 50 }, invite: 100 });
+  assert.deepEqual(await ask(), [400, 'M_UNABLE_TO_GRANT_JOIN']);
+});
+
 test('an invite is looked at wholly before it is signed', async () => {
   const far = new ForeignRoom(EVE);
   const target = '@bob:home';
