@@ -25,6 +25,8 @@ export interface ServerOptions {
   name?: string;
   /** Merged over the harness's configuration, section by section. */
   config?: Json;
+  /** Given the server's folder before it is started; hands back what is added to its environment. */
+  prepare?: (folder: string) => Record<string, string>;
 }
 
 /** A Trellis in processes of its own, with its own data folder and embedded PostgreSQL. */
@@ -34,10 +36,19 @@ export class TestServer {
   readonly configFile: string;
   readonly clientPort: number;
   readonly federationPort: number;
+  private readonly environment: Record<string, string>;
   private process: ChildProcess | undefined;
   private users = 0;
 
-  constructor(label: string, folder: string, configFile: string, clientPort: number, federationPort: number) {
+  constructor(
+    label: string,
+    folder: string,
+    configFile: string,
+    clientPort: number,
+    federationPort: number,
+    environment: Record<string, string> = {},
+  ) {
+    this.environment = environment;
     this.label = label;
     this.folder = folder;
     this.configFile = configFile;
@@ -82,10 +93,11 @@ export class TestServer {
     const script = process.env.TRELLIS_TEST_SERVER;
     if (!script) {
       const args = [join(ROOT, 'homeserver/main.ts'), '--config', this.configFile];
-      return { command: process.execPath, args, env: process.env };
+      return { command: process.execPath, args, env: { ...process.env, ...this.environment } };
     }
     const env = {
       ...process.env,
+      ...this.environment,
       SERVER_NAME: this.serverName,
       BIND_ADDRESS: '127.0.0.1',
       CLIENT_PORT: String(this.clientPort),
@@ -98,6 +110,20 @@ export class TestServer {
       REGISTRATION_SECRET: 'complement',
     };
     return { command: script, args: [], env };
+  }
+
+  /** Whether its process is there, be it paused. */
+  get isRunning(): boolean {
+    return this.process?.exitCode === null && this.process.signalCode === null;
+  }
+
+  /** Freezes the process (not its PostgreSQL), as a machine out of memory or a stopped container does. */
+  pause(): void {
+    if (this.isRunning) process.kill(-this.process!.pid!, 'SIGSTOP');
+  }
+
+  resume(): void {
+    if (this.isRunning) process.kill(-this.process!.pid!, 'SIGCONT');
   }
 
   /** Ends the server as a service manager would, and waits. */
@@ -197,7 +223,8 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
     configFile,
     writeConfig({ dataDir, clientPort, federationPort, certificate, extra: options.config ?? {} }),
   );
-  const server = new TestServer(label, folder, configFile, clientPort, federationPort);
+  const environment = options.prepare?.(folder) ?? {};
+  const server = new TestServer(label, folder, configFile, clientPort, federationPort, environment);
   open.add(server);
   await server.start();
   return server;
