@@ -1,12 +1,14 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { column } from '@trellis/storage/event-writer.ts';
+import { relationshipOf } from '@trellis/storage/relationships.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
 /**
  * Refuses relationships that local users may not make: a thread off an event that relates to another (spec:
- * "Validation of `m.thread` relationships"), the same annotation twice (spec: "Avoiding duplicate annotations").
+ * "Validation of `m.thread` relationships"), the same annotation twice (spec: "Avoiding duplicate annotations"), a place
+ * in the thread of an event that is not known (MSC2836: "Making relationships").
  *
  * @throws M_UNKNOWN, M_DUPLICATE_ANNOTATION
  */
@@ -15,6 +17,9 @@ export async function checkRelation(
   room: Room,
   draft: { readonly type: string; readonly sender: string; readonly content: JsonObject },
 ): Promise<void> {
+  const relationship = relationshipOf(draft.content);
+  if (relationship && !(await rooms.parts.events.get(relationship.parent)))
+    throw new MatrixError(400, 'M_UNKNOWN', 'The event that m.relationship names is not known');
   const relates = relationIn(draft.content);
   if (typeof relates?.event_id !== 'string') return;
   if (relates.rel_type === 'm.thread') {

@@ -26,7 +26,8 @@ export async function jsonForServer(
   return texts;
 }
 
-class ServerView {
+/** What one server may see, for as long as one question takes. */
+export class ServerView {
   readonly #rooms: Rooms;
   readonly #server: string;
   /** By state snapshot: neighbours mostly have the same. */

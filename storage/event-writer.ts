@@ -1,5 +1,6 @@
 import type { Database, Queryable } from './database.ts';
 import { STATUS_CODES } from './events.ts';
+import { indexRelationships } from './relationships.ts';
 import { insertSnapshots, type Snapshot, type SnapshotRows, type StateSnapshots } from './state-snapshots.ts';
 import type { StoredEvent } from './stored-event.ts';
 
@@ -128,6 +129,8 @@ export class EventWriter {
       await insertState(tx, writes, snapshots);
       const stateEvents = writes.filter(({ event }) => event.stateKey !== undefined);
       if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);
+      const threaded = writes.filter(hasRelationship);
+      if (threaded.length > 0) await indexRelationships(tx, threaded);
       for (const { also } of writes) await also?.(tx);
     });
     snapshots.committed();
@@ -141,8 +144,14 @@ function isPlain(write: EventWrite): boolean {
     write.snapshots.every((snapshot) => snapshot.top === undefined || snapshot.top.stored) &&
     write.memberships.length === 0 &&
     write.missing === undefined &&
-    write.also === undefined
+    write.also === undefined &&
+    !hasRelationship(write)
   );
+}
+
+/** Few events have one (MSC2836). */
+function hasRelationship({ event }: EventWrite): boolean {
+  return event.status === 'accepted' && event.content['m.relationship'] !== undefined;
 }
 
 async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Promise<void> {

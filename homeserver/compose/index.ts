@@ -24,6 +24,7 @@ import { composeReceive } from './receive.ts';
 import { composeRoomsRead } from './rooms-read.ts';
 import { composeServerNotices, noticesSender } from './server-notices.ts';
 import { composeSlidingSync } from './sliding-sync.ts';
+import { composeThreading } from './threading.ts';
 import { composeUserData } from './userdata.ts';
 
 export const SOFTWARE = { name: 'Trellis', version: '0.1.0' };
@@ -72,6 +73,12 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     appservices: appservices.rooms,
   });
   const mayInvite: InvitePolicy = (invite) => userData.invitePermissions.requireAllowed(invite);
+  const threading = composeThreading(core, {
+    transport,
+    ...receiving,
+    ...roomsRead,
+    ignoredUsers: userData.sources.ignoredUsers,
+  });
   const limits = groupLimits(core.config);
   const handshakes = composeHandshakes(core, {
     transport,
@@ -120,6 +127,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     push,
     receiving,
     roomsRead,
+    threading,
     userData,
   };
 }
@@ -137,6 +145,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     membership,
     push,
     roomsRead,
+    threading,
     userData,
   } = areas;
   const { aliases } = roomsRead;
@@ -158,6 +167,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
         ...delayed.unstableFeatures,
         ...extensions.unstableFeatures,
         ...sliding.unstableFeatures,
+        ...threading.unstableFeatures,
       },
       networks: appservices.networks,
     });
@@ -169,6 +179,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     composeServerNotices(core, { ...accounts, ...userData, aliases, membership }).clientRoutes(scope);
     media.clientRoutes(scope);
     appservices.clientRoutes(scope);
+    threading.clientRoutes(scope);
     roomsRead.clientRoutes(scope, { createRoom, sources: userData.sources });
     createRoomRoutes(scope, createRoom, appservices.rooms);
     const { thirdPartyInvites } = handshakes;
@@ -196,7 +207,7 @@ function federationApi(
   core: Core,
   app: FastifyInstance,
   transport: FederationTransport,
-  { accounts, e2ee, handshakes, media, receiving, roomsRead, userData }: Areas,
+  { accounts, e2ee, handshakes, media, receiving, roomsRead, threading, userData }: Areas,
 ): void {
   const edus = eduDispatcher(new Map([...e2ee.eduHandlers, ...userData.eduHandlers]), core.log);
   app.register(async (scope) => {
@@ -208,6 +219,7 @@ function federationApi(
       receiving.routes(authenticated, { edus, joins: handshakes.joins });
       e2ee.federationRoutes(authenticated);
       roomsRead.federationRoutes(authenticated, accounts);
+      threading.federationRoutes(authenticated);
     });
   });
 }
