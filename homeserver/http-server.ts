@@ -28,14 +28,7 @@ export function createHttpServer(
     trustProxy: true,
     genReqId: () => randomBytes(6).toString('base64url'),
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: false },
-    // Clients still call paths by the name that the API had before v3.
-    rewriteUrl: (request) => {
-      const url = request.url ?? '/';
-      if (url.startsWith('/_matrix/client/r0/')) return `/_matrix/client/v3/${url.slice(19)}`;
-      if (url.startsWith('/_matrix/media/r0/') || url.startsWith('/_matrix/media/v1/'))
-        return url.startsWith('/_matrix/media/v1/create') ? url : `/_matrix/media/v3/${url.slice(18)}`;
-      return url;
-    },
+    rewriteUrl: (request) => currentUrl(request.url ?? '/'),
     ajv: {
       customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: true, allErrors: false },
     },
@@ -106,6 +99,21 @@ export function createHttpServer(
       reply.header('content-type', 'application/json');
   });
   return app;
+}
+
+/** Paths under /unstable with a vendor's prefix, which holds a dot, are routes of their own, and so is that of MSC2836. */
+const UNSTABLE = /^\/_matrix\/client\/unstable\/(?=[a-zA-Z_]+(?:[/?]|$))(?!event_relationships\b)/;
+
+/**
+ * Clients still call paths by the names that the API had before v3: matrix-js-sdk sends cross-signing keys to
+ * /unstable/keys/device_signing/upload.
+ */
+function currentUrl(url: string): string {
+  if (url.startsWith('/_matrix/client/r0/')) return `/_matrix/client/v3/${url.slice(19)}`;
+  if (url.startsWith('/_matrix/client/unstable/')) return url.replace(UNSTABLE, '/_matrix/client/v3/');
+  if (url.startsWith('/_matrix/media/r0/') || url.startsWith('/_matrix/media/v1/'))
+    return url.startsWith('/_matrix/media/v1/create') ? url : `/_matrix/media/v3/${url.slice(18)}`;
+  return url;
 }
 
 /** Those of the spec, and for rendezvous sessions the conditions that MSC4108 works by. */

@@ -1,0 +1,36 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import pino from 'pino';
+import { createHttpServer } from '../http-server.ts';
+
+describe('names of paths', () => {
+  const app = createHttpServer(pino({ level: 'silent' }));
+  for (const path of [
+    '/_matrix/client/v3/keys/device_signing/upload',
+    '/_matrix/client/v3/sync',
+    '/_matrix/client/unstable/org.example.msc1/sync',
+    '/_matrix/client/unstable/event_relationships',
+  ])
+    app.all(path, async () => ({ path }));
+
+  const answers = async (url: string) => (await app.inject({ method: 'POST', url })).json();
+
+  it('finds what clients call by the names before v3', async () => {
+    const upload = { path: '/_matrix/client/v3/keys/device_signing/upload' };
+    assert.deepEqual(await answers('/_matrix/client/r0/keys/device_signing/upload'), upload);
+    assert.deepEqual(await answers('/_matrix/client/unstable/keys/device_signing/upload'), upload);
+    assert.deepEqual(await answers('/_matrix/client/unstable/sync?since=a.b'), {
+      path: '/_matrix/client/v3/sync',
+    });
+  });
+
+  it('leaves paths alone that are unstable indeed', async () => {
+    for (const path of [
+      '/_matrix/client/unstable/org.example.msc1/sync',
+      '/_matrix/client/unstable/event_relationships',
+    ])
+      assert.deepEqual(await answers(path), { path });
+    const unknown = await answers('/_matrix/client/unstable/org.example.msc2/sync');
+    assert.equal(unknown.errcode, 'M_UNRECOGNIZED');
+  });
+});
