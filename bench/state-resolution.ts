@@ -1,27 +1,36 @@
 /**
  * Times of state resolution: rooms of some size in which both sides of a fork saw some users join, each in another
- * order. Run with `node bench/state-resolution.ts`.
+ * order. Run with `node bench/state-resolution.ts`. With `--dump FOLDER` the forks are written down as well, for
+ * `synapse-state-resolution.py` to resolve.
  */
-import { performance } from 'node:perf_hooks';
-import type { AuthView, JsonObject, StateMap } from '@trellis/protocol/event.ts';
-import { stateKeyOf } from '@trellis/protocol/event.ts';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import type { JsonObject, RoomEvent, StateMap } from '@trellis/protocol/event.ts';
+import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
+import { buildEvent } from '@trellis/protocol/make-event.ts';
 import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
+import { SigningKey } from '@trellis/protocol/signing.ts';
 import { resolveWith } from '@trellis/protocol/state-resolution/index.ts';
 
 interface Fork {
-  readonly events: Map<string, AuthView>;
+  readonly events: Map<string, RoomEvent>;
   readonly states: StateMap[];
 }
 
 const ROUNDS = 9;
+const SERVER = 'example.org';
+const KEY = SigningKey.generate();
+const { dump } = parseArgs({ options: { dump: { type: 'string' } } }).values;
 
-console.log('version  state  conflicted/side  first ms  median ms');
+console.log('version  state  conflicted/side  first ms  median ms  heap MB');
 for (const id of ['11', '12'])
   for (const [size, conflicted] of [
     [1000, 50],
     [1000, 900],
     [10_000, 50],
     [10_000, 1000],
+    [10_000, 5000],
     [10_000, 9000],
   ] as const)
     measure(roomVersion(id)!, size, conflicted);
@@ -29,43 +38,56 @@ for (const id of ['11', '12'])
 function measure(version: RoomVersion, size: number, conflicted: number): void {
   const times: number[] = [];
   const { events, states } = fork(version, size, conflicted);
+  if (dump) writeDown(dump, `${version.id}-${size}-${conflicted}`, version, { events, states });
+  // Without garbage from before, growth of the heap is what the resolution allocated.
+  globalThis.gc?.();
+  const before = process.memoryUsage().heapUsed;
+  let grown = 0;
   for (let round = 0; round < ROUNDS; round++) {
-    const start = performance.now();
+    const start = process.cpuUsage();
     const state = resolveWith(version, states, { event: (id) => events.get(id) });
-    times.push(performance.now() - start);
+    const { user, system } = process.cpuUsage(start);
+    times.push((user + system) / 1000);
+    if (round === 0) grown = process.memoryUsage().heapUsed - before;
     if (state.size !== size) throw new Error(`${state.size} keys instead of ${size}`);
   }
   const median = times.slice(1).sort((a, b) => a - b)[Math.floor((ROUNDS - 1) / 2)]!;
-  const columns = [version.id, size, conflicted, times[0]!.toFixed(1), median.toFixed(1)];
-  console.log(columns.map((column, i) => String(column).padStart([7, 7, 17, 10, 11][i]!)).join(''));
+  const columns = [
+    version.id,
+    size,
+    conflicted,
+    times[0]!.toFixed(1),
+    median.toFixed(1),
+    (grown / 1e6).toFixed(1),
+  ];
+  console.log(columns.map((column, i) => String(column).padStart([7, 7, 17, 10, 11, 9][i]!)).join(''));
 }
 
 /** A public room of `size` state events, in which each of `conflicted` users joined once on either side. */
 function fork(version: RoomVersion, size: number, conflicted: number): Fork {
-  const events = new Map<string, AuthView>();
+  const events = new Map<string, RoomEvent>();
+  let roomId: string | undefined = version.roomIdIsCreateHash ? undefined : `!room:${SERVER}`;
   const add = (type: string, sender: string, stateKey: string, content: JsonObject, authEvents: string[]) => {
     const at = events.size;
-    // As long as real ids, and in an order of their own.
-    const eventId =
-      type === 'm.room.create'
-        ? `$${'c'.repeat(43)}`
-        : `$${((at * 7919) % 1_000_003).toString(36).padStart(43, 'x')}`;
-    events.set(eventId, {
-      eventId,
-      roomId: version.roomIdIsCreateHash ? `!${'c'.repeat(43)}` : '!room:example.org',
-      type,
-      sender,
-      stateKey,
-      content,
-      originServerTs: 1_700_000_000_000 + at,
-      depth: at + 1,
-      authEvents,
-      prevEvents: [],
-      redacts: undefined,
-    });
-    return eventId;
+    const event = buildEvent(
+      {
+        ...(roomId === undefined ? {} : { room_id: roomId }),
+        sender,
+        type,
+        state_key: stateKey,
+        content,
+        prev_events: [],
+        auth_events: authEvents,
+        depth: at + 1,
+        origin_server_ts: 1_700_000_000_000 + at,
+      },
+      { version, key: KEY, serverName: SERVER },
+    );
+    roomId ??= event.roomId;
+    events.set(event.eventId, event);
+    return event.eventId;
   };
-  const admin = '@admin:example.org';
+  const admin = `@admin:${SERVER}`;
   const create = add('m.room.create', admin, '', { room_version: version.id }, []);
   const root = version.roomIdIsCreateHash ? [] : [create];
   const join = add('m.room.member', admin, admin, { membership: 'join' }, root);
@@ -80,7 +102,7 @@ function fork(version: RoomVersion, size: number, conflicted: number): Fork {
   ]);
   const joinOf = (user: string) =>
     add('m.room.member', user, user, { membership: 'join' }, [...root, levels, rules]);
-  const userId = (i: number) => `@user${i}:server${i % 50}.example.org`;
+  const userId = (i: number) => `@user${i}:${SERVER}`;
   for (let i = 0; base.size < size - conflicted; i++)
     base.set(stateKeyOf('m.room.member', userId(i)), joinOf(userId(i)));
   const states = [new Map(base), new Map(base)];
@@ -90,4 +112,15 @@ function fork(version: RoomVersion, size: number, conflicted: number): Fork {
       state.set(stateKeyOf('m.room.member', user), joinOf(user));
     }
   return { events, states };
+}
+
+function writeDown(folder: string, name: string, version: RoomVersion, { events, states }: Fork): void {
+  mkdirSync(folder, { recursive: true });
+  const fork = {
+    version: version.id,
+    room_id: [...events.values()][0]!.roomId,
+    events: [...events.values()].map(({ pdu }) => pdu),
+    states: states.map((state) => [...state].map(([key, eventId]) => [...splitStateKey(key), eventId])),
+  };
+  writeFileSync(join(folder, `${name}.json`), JSON.stringify(fork));
 }
