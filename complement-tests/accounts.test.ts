@@ -5,6 +5,7 @@ import { Client, eventually, type Json, path, refused, request } from './harness
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 const SECRET = 'a secret shared with scripts';
+const SUPPORT = { contacts: [{ email_address: 'help@example.org', role: 'm.role.admin' }] };
 
 describe('accounts', () => {
   let server: TestServer;
@@ -15,7 +16,11 @@ describe('accounts', () => {
       name: 'accounts',
       config: {
         registration: { open: true, guests: true, shared_secret: SECRET },
-        well_known: { server: 'matrix.example.org:443', client: { 'org.example.setting': 7 } },
+        well_known: {
+          server: 'matrix.example.org:443',
+          client: { 'org.example.setting': 7 },
+          support: SUPPORT,
+        },
         turn: { uris: ['turn:turn.example.org'], shared_secret: 'turn', lifetime_ms: 3_600_000 },
       },
     });
@@ -293,6 +298,16 @@ describe('accounts', () => {
     await refused(alice.post(path`/v3/users/${'@spam:elsewhere.example'}/report`, {}), 400, 'M_BAD_JSON');
   });
 
+  it('report rooms and events', async () => {
+    const room = await alice.createRoom();
+    const event = await alice.sendText(room, 'spam');
+    await alice.post(path`/v3/rooms/${room}/report/${event}`, { reason: 'spam' });
+    await alice.post(path`/v3/rooms/${room}/report`, { reason: 'more spam' });
+    const target = path`/v3/rooms/${room}/report/${event}`;
+    await refused(admin.post(target, { reason: 'from outside' }), 404, 'M_NOT_FOUND');
+    await refused(alice.post(path`/v3/rooms/${'!no:room'}/report`, { reason: 'x' }), 404, 'M_NOT_FOUND');
+  });
+
   it('get credentials for calls', async () => {
     const { username, password, uris, ttl } = await alice.get('/v3/voip/turnServer');
     assert.deepEqual([uris, ttl], [['turn:turn.example.org'], 3600]);
@@ -315,7 +330,8 @@ describe('accounts', () => {
     assert.deepEqual((await ask('GET', '/.well-known/matrix/server')).body, {
       'm.server': 'matrix.example.org:443',
     });
-    assert.equal((await ask('GET', '/.well-known/matrix/support')).status, 404);
+    assert.deepEqual((await ask('GET', '/.well-known/matrix/support')).body, SUPPORT);
+    assert.equal((await ask('GET', '/.well-known/matrix/policy_server')).status, 404);
   });
 });
 

@@ -1,6 +1,8 @@
 import './harness/no-native-crypto.ts';
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -23,6 +25,14 @@ const REGISTRATION = {
     rooms: [],
   },
   'de.sorunome.msc2409.push_ephemeral': true,
+};
+
+const PLAIN_REGISTRATION = {
+  id: 'plain',
+  as_token: 'as-token-of-the-plain-one',
+  hs_token: 'hs-token-of-the-plain-one',
+  sender_localpart: 'plain',
+  namespaces: {},
 };
 
 /** A bridge made with matrix-bot-sdk, which can be stopped and started again on its port. */
@@ -79,9 +89,19 @@ class Bridge {
         instances: [{ desc: 'Libera', network_id: 'libera', fields: {} }],
       }),
     );
-    sdk.on('thirdparty.user.remote', (_name: string, fields: Json, answer: (users: Json) => void) =>
-      answer([{ userid: `@_irc_${fields.nick}:x`, protocol: 'irc', fields }]),
+    const user = (nick: string) => ({ userid: `@_irc_${nick}:x`, protocol: 'irc', fields: { nick } });
+    const location = (channel: string) => ({
+      alias: `#_irc_${channel}:x`,
+      protocol: 'irc',
+      fields: { channel },
+    });
+    type Give = (things: Json) => void;
+    sdk.on('thirdparty.user.remote', (_name: string, { nick }: Json, give: Give) => give([user(nick)]));
+    sdk.on('thirdparty.user.matrix', (_userId: string, give: Give) => give([user('eve')]));
+    sdk.on('thirdparty.location.remote', (_name: string, { channel }: Json, give: Give) =>
+      give([location(channel)]),
     );
+    sdk.on('thirdparty.location.matrix', (_alias: string, give: Give) => give([location('chat')]));
     await sdk.begin();
   }
 
@@ -122,20 +142,35 @@ describe('an application service', () => {
   let bridge: Bridge;
   let alice: Client;
   let room: string;
+  let plain: Server;
+  const plainRequests: string[] = [];
 
   before(async () => {
     const silence = () => {};
     LogService.setLogger({ trace: silence, debug: silence, info: silence, warn: silence, error: silence });
     bridge = new Bridge(await freePort(), folder);
-    const file = join(folder, 'irc.yaml');
-    writeFileSync(file, stringify({ ...REGISTRATION, url: bridge.url }));
-    server = await startServer({ name: 'bridged', config: { application_services: [file] } });
+    plain = createServer((incoming, response) => {
+      plainRequests.push(`${incoming.method} ${incoming.url}`);
+      response.setHeader('content-type', 'application/json').end('{}');
+    });
+    await new Promise<void>((done) => plain.listen(0, '127.0.0.1', done));
+    const plainUrl = `http://127.0.0.1:${(plain.address() as AddressInfo).port}`;
+    const files = [
+      { ...REGISTRATION, url: bridge.url },
+      { ...PLAIN_REGISTRATION, url: plainUrl },
+    ].map((registration) => {
+      const file = join(folder, `${registration.id}.yaml`);
+      writeFileSync(file, stringify(registration));
+      return file;
+    });
+    server = await startServer({ name: 'bridged', config: { application_services: files } });
     await bridge.begin(server);
     alice = await server.register('alice');
   });
   after(async () => {
     bridge?.stop();
     await server?.close();
+    plain?.close();
     rmSync(folder, { recursive: true, force: true });
   });
 
@@ -225,6 +260,18 @@ describe('an application service', () => {
     await bridge.client('_irc_dave').delete(path`/v3/directory/room/${alias}`);
   });
 
+  it('publishes rooms in the directory of its network', async () => {
+    const published = path`/v3/directory/list/appservice/libera/${room}`;
+    await bridge.client('_irc_bot').put(published, { visibility: 'public' });
+    const list = async (query: Json) =>
+      (await alice.post('/v3/publicRooms', query)).chunk.map((entry: Json) => entry.room_id);
+    assert.deepEqual(await list({ third_party_instance_id: 'irc|libera' }), [room]);
+    assert.deepEqual(await list({}), []);
+    await refused(alice.put(published, { visibility: 'public' }), 403, 'M_FORBIDDEN');
+    await bridge.client('_irc_bot').put(published, { visibility: 'private' });
+    assert.deepEqual(await list({ third_party_instance_id: 'irc|libera' }), []);
+  });
+
   it('acts as its users and their devices, at times of its choosing', async () => {
     const dave = bridge.client('_irc_dave');
     const ts = 1_500_000_000_000;
@@ -260,6 +307,12 @@ describe('an application service', () => {
     assert.equal(protocols.irc.instances[0].instance_id, 'irc|libera');
     const users = await alice.get('/v3/thirdparty/user/irc', { nick: 'eve' });
     assert.deepEqual(users, [{ userid: '@_irc_eve:x', protocol: 'irc', fields: { nick: 'eve' } }]);
+    assert.deepEqual(await alice.get('/v3/thirdparty/protocol/irc'), protocols.irc);
+    await refused(alice.get('/v3/thirdparty/protocol/xmpp'), 404, 'M_NOT_FOUND');
+    const [location] = await alice.get('/v3/thirdparty/location/irc', { channel: 'chat' });
+    assert.deepEqual(location, { alias: '#_irc_chat:x', protocol: 'irc', fields: { channel: 'chat' } });
+    assert.deepEqual(await alice.get('/v3/thirdparty/location', { alias: '#_irc_chat:x' }), [location]);
+    assert.deepEqual(await alice.get('/v3/thirdparty/user', { userid: '@_irc_eve:x' }), users);
     await refused(alice.get('/v3/thirdparty/user/xmpp', { nick: 'eve' }), 404, 'M_NOT_FOUND');
     await refused(alice.post('/v1/appservice/irc/ping'), 403, 'M_FORBIDDEN');
     // The library has no endpoint for pings.
@@ -269,6 +322,13 @@ describe('an application service', () => {
     assert.equal(answer.status, 502);
     assert.equal(answer.body.errcode, 'M_BAD_STATUS');
     assert.equal(answer.body.status, 404);
+    const other = new Client(server.url, {
+      user_id: `@plain:${server.serverName}`,
+      access_token: PLAIN_REGISTRATION.as_token,
+      device_id: '',
+    });
+    assert.ok((await other.post('/v1/appservice/plain/ping', { transaction_id: 'mine' })).duration_ms >= 0);
+    assert.deepEqual(plainRequests, ['POST /_matrix/app/v1/ping']);
     bridge.stop();
     const gone = await bridge.client('_irc_bot').request('POST', '/_matrix/client/v1/appservice/irc/ping', {
       body: {},

@@ -317,6 +317,12 @@ describe('end-to-end encryption keys', () => {
       await judy.api('DELETE', path`/v3/room_keys/keys/${'!room:x'}`, undefined, { query });
       assert.deepEqual((await judy.get(path`/v3/room_keys/keys/${'!room:x'}`, query)).sessions, {});
       await refused(judy.get(target, query), 404, 'M_NOT_FOUND');
+      const room = { sessions: { one: session(0), two: session(1) } };
+      await judy.api('PUT', path`/v3/room_keys/keys/${'!room:x'}`, room, { query });
+      const one = path`/v3/room_keys/keys/${'!room:x'}/${'one'}`;
+      assert.equal((await judy.api('DELETE', one, undefined, { query })).count, 2);
+      await refused(judy.get(one, query), 404, 'M_NOT_FOUND');
+      assert.equal((await judy.api('DELETE', '/v3/room_keys/keys', undefined, { query })).count, 0);
       const bobs = await bob.request('GET', '/_matrix/client/v3/room_keys/keys', { query });
       assert.equal(bobs.status, 404);
     });

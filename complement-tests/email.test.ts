@@ -219,8 +219,37 @@ describe('addresses of accounts', () => {
       },
     });
     assert.equal(byPhone.body.user_id, alice.userId);
+    for (const purpose of ['register', 'account/password']) {
+      const other = { ...body, client_secret: 'sms2', phone_number: '07700 900002' };
+      const { body: begun } = await request(server.url, 'POST', `${V3}/${purpose}/msisdn/requestToken`, {
+        body: purpose === 'register' ? other : body,
+      });
+      assert.ok(begun.sid, JSON.stringify(begun));
+    }
     const nonsense = { ...body, phone_number: 'nonsense' };
     await refused(alice.post('/v3/account/3pid/msisdn/requestToken', nonsense), 400, 'M_INVALID_PARAM');
+  });
+});
+
+describe('identity servers', () => {
+  it('are not trusted: nothing is bound there, and so nothing is unbound', async () => {
+    const server = await startServer({ name: 'no-identity-server' });
+    try {
+      const alice = await server.register('alice');
+      const id_server = 'identity.example';
+      const proof = { sid: 'x', client_secret: 'x', id_server, id_access_token: 'x' };
+      await refused(alice.post('/v3/account/3pid/bind', proof), 400, 'M_SERVER_NOT_TRUSTED');
+      await refused(
+        alice.post('/v3/account/3pid', { three_pid_creds: proof }),
+        403,
+        'M_THREEPID_AUTH_FAILED',
+      );
+      const address = { medium: 'email', address: 'alice@example.org', id_server };
+      const unbound = await alice.post('/v3/account/3pid/unbind', address);
+      assert.deepEqual(unbound, { id_server_unbind_result: 'no-support' });
+    } finally {
+      await server.close();
+    }
   });
 });
 

@@ -12,6 +12,7 @@ import {
   SyncState,
 } from 'matrix-js-sdk';
 import type { Logger } from 'matrix-js-sdk/lib/logger.js';
+import { checkedFetch } from './harness/conformance.ts';
 import { register, startServer, type TestServer } from './harness/server.ts';
 
 const LIMIT_MS = 30_000;
@@ -36,6 +37,7 @@ async function sdkClient(server: TestServer, localpart: string): Promise<MatrixC
     accessToken: account.accessToken,
     store: new MemoryStore(),
     logger: quiet,
+    fetchFn: checkedFetch,
   });
   await client.initRustCrypto({ useIndexedDB: false });
   await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true });

@@ -13,6 +13,7 @@ import { CryptoEvent } from 'matrix-js-sdk/lib/crypto-api/index.js';
 import type { Logger } from 'matrix-js-sdk/lib/logger.js';
 import { MSC4108RendezvousSession } from 'matrix-js-sdk/lib/rendezvous/index.js';
 import { eventually } from './harness/client.ts';
+import { checkedFetch } from './harness/conformance.ts';
 import { login, register, startServer, type TestServer } from './harness/server.ts';
 
 const silence = () => {};
@@ -43,6 +44,7 @@ async function sdkClient(
     accessToken: account.accessToken,
     store: new MemoryStore(),
     logger: quiet,
+    fetchFn: checkedFetch,
     ...more,
   });
   await client.initRustCrypto({ useIndexedDB: false });

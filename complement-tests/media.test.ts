@@ -147,6 +147,7 @@ describe('media', () => {
   it('say how large they may be, and keep to it', async () => {
     const config = await alice.get('/v1/media/config');
     assert.ok(config['m.upload.size'] > 1_000_000);
+    assert.deepEqual((await alice.request('GET', '/_matrix/media/v3/config')).body, config);
     const headers = { 'content-type': 'text/plain' };
     const raw = Buffer.alloc(config['m.upload.size'] + 1);
     const answer = await alice
@@ -171,6 +172,31 @@ describe('media', () => {
     const target = uri.replace('mxc://', '/_matrix/media/v3/download/');
     const answer = await request(server.url, 'GET', target);
     assert.deepEqual([answer.status, answer.body.errcode], [404, 'M_NOT_FOUND']);
+  });
+
+  it('are given away without a token where the server is set to do so', async () => {
+    const open = await startServer({
+      name: 'media-open',
+      config: { media: { freeze_unauthenticated: false } },
+    });
+    try {
+      const bob = await open.register('bob');
+      const image = png(64, 64);
+      const { content_uri } = (
+        await bob.request('POST', '/_matrix/media/v3/upload', {
+          raw: image,
+          headers: { 'content-type': 'image/png' },
+        })
+      ).body;
+      const get = (what: string, rest = '') =>
+        request(open.url, 'GET', content_uri.replace('mxc://', `/_matrix/media/v3/${what}/`) + rest);
+      assert.ok((await get('download')).body.equals(image));
+      const named = await get('download', '/dot.png');
+      assert.match(named.headers.get('content-disposition')!, /dot\.png/);
+      assert.equal((await get('thumbnail', '?width=32&height=32')).status, 200);
+    } finally {
+      await open.close();
+    }
   });
 
   it('come from other servers, with their names and thumbnails', async () => {
@@ -234,6 +260,10 @@ describe('URL previews', () => {
     assert.equal(body['matrix:image:size'], image.length);
     const picture = body['og:image'].replace('mxc://', '/_matrix/client/v1/media/download/');
     assert.ok((await alice.request('GET', picture)).body.equals(image));
+    const old = await alice.request('GET', '/_matrix/media/v3/preview_url', {
+      query: { url: `${origin}/page` },
+    });
+    assert.equal(old.body['og:title'], 'The &');
     const anonymous = await request(server.url, 'GET', target, { query: { url: origin } });
     assert.equal(anonymous.status, 401);
   });

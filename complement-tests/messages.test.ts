@@ -79,6 +79,19 @@ describe('room history', () => {
     );
   });
 
+  it('finds the event of a time', async () => {
+    const find = (ts: number, dir: string) =>
+      alice.get(path`/v1/rooms/${room}/timestamp_to_event`, { ts, dir });
+    const { origin_server_ts: sent } = await alice.event(room, ids[24]!);
+    const last = await find(Date.now() + 60_000, 'b');
+    assert.deepEqual([last.event_id, last.origin_server_ts], [ids[24], sent]);
+    const { event_id } = await find(0, 'f');
+    assert.equal((await alice.event(room, event_id)).type, 'm.room.create');
+    await refused(find(Date.now() + 60_000, 'f'), 404, 'M_NOT_FOUND');
+    await refused(find(0, 'up'), 400);
+    await refused(bob.get(path`/v1/rooms/${room}/timestamp_to_event`, { ts: 0, dir: 'f' }), 403);
+  });
+
   it('refuses directions and tokens that do not exist', async () => {
     await refused(messages(alice, { dir: 'up' }), 400);
     await refused(messages(alice, {}), 400);

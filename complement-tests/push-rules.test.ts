@@ -16,6 +16,7 @@ describe('push rules and unread counts', () => {
 
   it('start with the predefined rules', async () => {
     const { global } = await alice.get('/v3/pushrules/');
+    assert.deepEqual(await alice.get('/v3/pushrules/global/'), global);
     for (const kind of ['override', 'content', 'room', 'sender', 'underride'])
       assert.ok(Array.isArray(global[kind]), kind);
     const ids = (kind: string) => global[kind].map((rule: Json) => rule.rule_id);
@@ -49,6 +50,7 @@ describe('push rules and unread counts', () => {
     assert.deepEqual(own, ['cake', 'milk', 'tea']);
     await alice.put(`${rule('cake')}/enabled`, { enabled: false });
     assert.equal((await alice.get(rule('cake'))).enabled, false);
+    assert.deepEqual(await alice.get(`${rule('cake')}/enabled`), { enabled: false });
     await alice.put(`${rule('cake')}/actions`, { actions: ['notify', { set_tweak: 'highlight' }] });
     assert.deepEqual((await alice.get(`${rule('cake')}/actions`)).actions, [
       'notify',

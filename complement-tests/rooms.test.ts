@@ -128,6 +128,28 @@ describe('room creation and state', () => {
     }
   });
 
+  it('upgrades a room to a new one, which takes over its name, state and aliases', async () => {
+    const old = await alice.createRoom({
+      preset: 'public_chat',
+      room_version: '11',
+      name: 'Old',
+      room_alias_name: 'moves',
+    });
+    await bob.join(old);
+    const upgrade = (who: Client, new_version: string) =>
+      who.post(path`/v3/rooms/${old}/upgrade`, { new_version });
+    await refused(upgrade(bob, '12'), 403, 'M_FORBIDDEN');
+    await refused(upgrade(alice, '999'), 400, 'M_UNSUPPORTED_ROOM_VERSION');
+    const { replacement_room } = await upgrade(alice, '12');
+    assert.equal((await alice.getState(old, 'm.room.tombstone')).replacement_room, replacement_room);
+    const create = await alice.getState(replacement_room, 'm.room.create');
+    assert.deepEqual([create.room_version, create.predecessor.room_id], ['12', old]);
+    assert.equal((await alice.getState(replacement_room, 'm.room.name')).name, 'Old');
+    const alias = await alice.get(path`/v3/directory/room/${`#moves:${server.serverName}`}`);
+    assert.equal(alias.room_id, replacement_room);
+    await refused(bob.sendText(old, 'still here'), 403, 'M_FORBIDDEN');
+  });
+
   it('lists the rooms of a user', async () => {
     const carol = await server.register('carol');
     const rooms = [await carol.createRoom(), await carol.createRoom()];

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { checkAnswer } from './conformance.ts';
 
 /** JSON from a server under test: the tests check what they read of it. */
 // biome-ignore lint/suspicious/noExplicitAny: the tests look at answers of every shape
@@ -58,11 +59,13 @@ export async function request(
   const response = await fetch(url, { method, headers, body, signal: options.signal ?? null });
   const bytes = Buffer.from(await response.arrayBuffer());
   const isJson = response.headers.get('content-type')?.startsWith('application/json');
-  return {
+  const answer = {
     status: response.status,
     headers: response.headers,
     body: isJson ? JSON.parse(bytes.toString()) : bytes,
   };
+  checkAnswer(url, method, answer);
+  return answer;
 }
 
 /** Asserts that a request is refused with this status and error code. */

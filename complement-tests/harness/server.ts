@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { makeCertificate } from './certificate.ts';
 import { Client, type Json, request } from './client.ts';
 import { writeConfig } from './config.ts';
+import { watch } from './conformance.ts';
 import { freePort } from './ports.ts';
 
 const ROOT = new URL('../../', import.meta.url).pathname;
@@ -227,6 +228,7 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
   const server = new TestServer(label, folder, configFile, clientPort, federationPort, environment);
   open.add(server);
   await server.start();
+  watch(server.url);
   return server;
 }
 

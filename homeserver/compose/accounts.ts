@@ -13,6 +13,7 @@ import { limitRates, type RateCategory, type RateLimits } from '@trellis/client-
 import { refreshRoutes } from '@trellis/client-api/refresh.ts';
 import { registerRoutes } from '@trellis/client-api/register.ts';
 import { reportUserRoutes } from '@trellis/client-api/report-user.ts';
+import { ssoRoutes } from '@trellis/client-api/sso.ts';
 import { synapseAdminRegisterRoutes } from '@trellis/client-api/synapse-admin-register.ts';
 import {
   noThirdPartyNetworks,
@@ -209,6 +210,7 @@ function routes(
   registerRoutes(scope, { ...services, policy: registration });
   loginRoutes(scope, { ...services, discovery: clientDiscovery(wellKnown), isCrossSigningKey });
   logoutRoutes(scope, services);
+  ssoRoutes(scope);
   refreshRoutes(scope, services);
   whoamiRoutes(scope);
   devicesRoutes(scope, services);

@@ -1,0 +1,26 @@
+// Sums up what the tests saw of the client-server API: node complement-tests/harness/openapi-report.ts FOLDER
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { nameOf, operationsOf } from './openapi.ts';
+
+/** Operations that never succeed here, and why. */
+const REFUSED = new Map([
+  ['GET /_matrix/client/v1/auth_metadata', 'no OAuth 2.0: 404 M_UNRECOGNIZED says so'],
+  ['GET /.well-known/matrix/policy_server', 'this server is no policy server'],
+  ['GET /_matrix/client/v3/login/sso/redirect', 'no single sign-on'],
+  ['GET /_matrix/client/v3/login/sso/redirect/{idpId}', 'no single sign-on'],
+  ['POST /_matrix/client/v3/account/3pid', 'deprecated; no identity server is trusted'],
+  ['POST /_matrix/client/v3/account/3pid/bind', 'no identity server is trusted'],
+]);
+
+const folder = process.argv[2];
+if (folder === undefined) throw new Error('which folder?');
+const seen = new Set(
+  readdirSync(folder).flatMap((file) => readFileSync(join(folder, file), 'utf8').split('\n')),
+);
+const names = operationsOf('client-server').map(nameOf);
+const missing = names.filter((name) => !seen.has(name) && !REFUSED.has(name));
+const found = names.filter((name) => seen.has(name)).length;
+console.log(`${found} of ${names.length} operations were seen to succeed, ${REFUSED.size} never do here`);
+for (const name of missing) console.log(`never seen to succeed: ${name}`);
+if (missing.length > 0) process.exitCode = 1;
