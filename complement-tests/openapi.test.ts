@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, request } from './harness/client.ts';
-import { EXCEPTIONS } from './harness/conformance.ts';
+import { Client, type Json, request } from './harness/client.ts';
+import { deviationOf, EXCEPTIONS } from './harness/conformance.ts';
 import { hasSpec, nameOf, type Operation, operationsOf, SPEC_FOLDER } from './harness/openapi.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
@@ -65,6 +65,29 @@ describe('the client-server API of the specification', {
       if (codes !== '401 M_MISSING_TOKEN 401 M_UNKNOWN_TOKEN') wrong.push(`${nameOf(operation)}: ${codes}`);
     }
     assert.deepEqual(wrong, []);
+  });
+
+  it('is what answers are held to', () => {
+    const deviation = (target: string, status: number, body: Json) =>
+      deviationOf(new URL(target, 'http://server/_matrix/client/'), 'GET', { status, body });
+    const joined = (joined_rooms: Json) => deviation('v3/joined_rooms', 200, { joined_rooms });
+    assert.equal(joined(['!room:server']), undefined);
+    assert.match(joined([7])!, /must be string/);
+    assert.match(deviation('v3/joined_rooms', 200, {})!, /required property 'joined_rooms'/);
+    assert.match(deviation('v3/joined_rooms', 200, Buffer.from('text'))!, /not JSON/);
+    assert.match(deviation('v3/joined_rooms', 204, {})!, /not a status/);
+    assert.equal(deviation('v3/joined_rooms', 403, { errcode: 'M_FORBIDDEN', error: 'no' }), undefined);
+    for (const body of [{}, { errcode: 7 }, { errcode: 'M_FORBIDDEN', error: null }, Buffer.from('')])
+      assert.match(deviation('v3/joined_rooms', 403, body)!, /no errcode/);
+    // What is referred to across documents: an event of a sync's timeline.
+    const sync = (event: Json) => {
+      const room = { timeline: { events: [event] } };
+      return deviation('v3/sync', 200, { next_batch: 's1', rooms: { join: { '!r:s': room } } });
+    };
+    const event = { type: 'x', sender: '@a:s', event_id: '$e', origin_server_ts: 1, content: {} };
+    assert.equal(sync(event), undefined);
+    assert.match(sync({ ...event, sender: 'a' })!, /sender must match pattern/);
+    assert.match(deviation('unstable/org.example/x', 404, 'gone')!, /no errcode/);
   });
 
   it('is deviated from in few places, each for a reason', () => {

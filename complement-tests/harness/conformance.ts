@@ -12,6 +12,8 @@ import { hasSpec, jsonSchemaOf, nameOf, type Operation, Operations, operationsOf
  * our own; TRELLIS_OPENAPI=off turns it off.
  */
 
+type Checked = Pick<Answer, 'status' | 'body'>;
+
 interface Exception {
   operation: string;
   /** Matches the place in the body, and the keyword of the schema that fails there. */
@@ -71,21 +73,31 @@ export const checkedFetch: typeof fetch = async (input, init) => {
   return response;
 };
 
-export function checkAnswer(url: URL, method: string, answer: Pick<Answer, 'status' | 'body'>): void {
+export function checkAnswer(url: URL, method: string, answer: Checked): void {
   if (!watched.has(url.origin) || deviations.size >= MAX_DEVIATIONS) return;
+  const operation = operationOf(url, method);
+  if (operation && answer.status < 300) succeeded.add(nameOf(operation));
+  const wrong = deviationOf(url, method, answer);
+  const name = operation ? nameOf(operation) : `${method} ${url.pathname}`;
+  if (wrong !== undefined) deviations.add(`${name}, ${answer.status}: ${wrong}`);
+}
+
+/** What is wrong with an answer by the specification. */
+export function deviationOf(url: URL, method: string, answer: Checked): string | undefined {
+  const operation = operationOf(url, method);
+  return operation ? operationDeviation(operation, answer) : errorDeviation(url.pathname, answer);
+}
+
+function operationOf(url: URL, method: string): Operation | undefined {
   operations ??= new Operations(operationsOf('client-server'));
   const path = url.pathname.replace(/^\/_matrix\/(\w+)\/r0\//, '/_matrix/$1/v3/');
-  const operation = isUnstable(url) ? undefined : operations.find(method, path);
-  const wrong = operation ? deviationOf(operation, answer) : errorDeviation(path, answer);
-  if (operation && answer.status < 300) succeeded.add(nameOf(operation));
-  if (wrong)
-    deviations.add(`${operation ? nameOf(operation) : `${method} ${path}`}, ${answer.status}: ${wrong}`);
+  return isUnstable(url) ? undefined : operations.find(method, path);
 }
 
 /** A parameter of a proposal may ask for another answer than the specification's. */
 const isUnstable = (url: URL) => [...url.searchParams.keys()].some((name) => /\bmsc\d/.test(name));
 
-function errorDeviation(pathname: string, { status, body }: Pick<Answer, 'status' | 'body'>) {
+function errorDeviation(pathname: string, { status, body }: Checked) {
   const isMatrix = /^\/_matrix\/(client|media)\//.test(pathname);
   return !isMatrix || status < 400 || isError(body) ? undefined : `no errcode: ${shortened(body)}`;
 }
@@ -93,7 +105,7 @@ function errorDeviation(pathname: string, { status, body }: Pick<Answer, 'status
 const isError = (body: Json) =>
   typeof body?.errcode === 'string' && ['string', 'undefined'].includes(typeof body.error);
 
-function deviationOf(operation: Operation, answer: Pick<Answer, 'status' | 'body'>): string | undefined {
+function operationDeviation(operation: Operation, answer: Checked): string | undefined {
   // A part of a body, for who asks for a part, is HTTP's own.
   if (answer.status === 206) return undefined;
   const status = String(answer.status);
