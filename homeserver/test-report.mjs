@@ -3,6 +3,10 @@ import { globSync } from 'node:fs';
 import { relative } from 'node:path';
 import { inspect } from 'node:util';
 
+/** What a test writes is shown when its file fails, but for this, which is shown at once. */
+const ALOUD = /^(SKIPPED|Installing)/;
+const MAX_OUTPUT = 20_000;
+
 const shortName = (file) => relative(process.cwd(), file);
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
@@ -11,9 +15,13 @@ export default async function* report(source) {
   const total = globSync(process.argv.slice(1)).length;
   const failures = [];
   const skipped = new Map();
+  const output = new Map();
   let done = 0;
   for await (const { type, data } of source) {
-    if (type === 'test:stdout' || type === 'test:stderr') yield data.message;
+    if (type === 'test:stdout' || type === 'test:stderr') {
+      if (ALOUD.test(data.message)) yield data.message;
+      else output.set(data.file, ((output.get(data.file) ?? '') + data.message).slice(-MAX_OUTPUT));
+    }
     if (type === 'test:pass' && data.skip) note(skipped, data);
     if (type === 'test:fail' && isCause(data)) {
       const failure = describeFailure(data);
@@ -21,6 +29,8 @@ export default async function* report(source) {
       yield failure;
     }
     if (type !== 'test:summary') continue;
+    if (data.file !== undefined && !data.success) yield output.get(data.file) ?? '';
+    output.delete(data.file);
     if (data.file === undefined) yield* failures.length > 0 ? ['\nFAILED:\n', ...failures] : [];
     yield data.file === undefined ? summary(data) : fileLine(++done, total, data, skipped.get(data.file));
   }

@@ -67,9 +67,21 @@ export class MailServer {
   }
 }
 
-/** Undoes quoted-printable: enough to read mails in English. */
+/** Undoes quoted-printable in the parts that are: enough to read mails in English. */
 function decoded(source: string): string {
-  return source
+  const parts = source.split(/^(?=--\S)/m);
+  return parts
+    .map((part) => {
+      const body = part.indexOf('\r\n\r\n');
+      const headers = part.slice(0, body);
+      if (!/^content-transfer-encoding: *quoted-printable/im.test(headers)) return part;
+      return headers + undone(part.slice(body));
+    })
+    .join('');
+}
+
+function undone(body: string): string {
+  return body
     .replaceAll('=\r\n', '')
     .replace(/=([0-9A-F]{2})/g, (_all, code: string) => String.fromCharCode(Number.parseInt(code, 16)));
 }
