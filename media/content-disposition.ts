@@ -83,7 +83,7 @@ function fromLatin1(text: string): string {
 /** A content type that can be sent back as a header; anything else is bytes without meaning. */
 export function cleanContentType(header: string | undefined): string {
   if (header === undefined || header.length > 255) return 'application/octet-stream';
-  return /^[!#$&^_.+\-0-9A-Za-z]+\/[!#$&^_.+\-0-9A-Za-z]+\s*(;[\x20-\x7e]*)?$/.test(header)
+  return /^[!#$&^_.+\-0-9A-Za-z]+\/[!#$&^_.+\-0-9A-Za-z]+[ \t]*(;[\x20-\x7e]*)?$/.test(header)
     ? header
     : 'application/octet-stream';
 }

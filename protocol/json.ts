@@ -11,25 +11,46 @@ import type { JsonValue } from './event.ts';
  * JSON can escape and UTF-8 cannot hold. Without, these pass: `canonicalJson` refuses what gets that far.
  */
 export function parseJson(text: string, { strict = false }: { strict?: boolean } = {}): JsonValue {
+  // Before it is parsed: a few megabytes of brackets keep JSON.parse busy for seconds.
+  if (isTooDeep(text)) throw badJson(`JSON nests deeper than ${MAX_DEPTH} levels`);
   let value: JsonValue;
   try {
     value = JSON.parse(text) as JsonValue;
   } catch {
     throw notJson('Not valid JSON');
   }
-  checkDepth(value, MAX_DEPTH);
   if (strict) checkStrictly(text, value);
   return value;
 }
 
-function checkDepth(value: JsonValue, levels: number): void {
-  if (typeof value !== 'object' || value === null) return;
-  if (levels === 0) throw badJson(`JSON nests deeper than ${MAX_DEPTH} levels`);
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) checkDepth(value[i]!, levels - 1);
-  } else {
-    for (const key in value) checkDepth(value[key]!, levels - 1);
+function isTooDeep(text: string): boolean {
+  if (text.length <= MAX_DEPTH) return false;
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    switch (text.charCodeAt(i)) {
+      case 0x22:
+        i = endOfString(text, i + 1);
+        break;
+      case 0x5b:
+      case 0x7b:
+        if (++depth > MAX_DEPTH) return true;
+        break;
+      case 0x5d:
+      case 0x7d:
+        depth--;
+    }
   }
+  return false;
+}
+
+/** Where the string that begins at `from` has its closing quote; the end of the text when it has none. */
+function endOfString(text: string, from: number): number {
+  for (let quote = text.indexOf('"', from); quote >= 0; quote = text.indexOf('"', quote + 1)) {
+    let backslashes = 0;
+    while (quote - backslashes > from && text.charCodeAt(quote - backslashes - 1) === 0x5c) backslashes++;
+    if (backslashes % 2 === 0) return quote;
+  }
+  return text.length;
 }
 
 function checkStrictly(text: string, value: JsonValue): void {
