@@ -7,6 +7,7 @@ import { registrationsOf } from './compose/appservices.ts';
 import { passwordConfig } from './compose/password-config.ts';
 import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
+import { showConfig } from './config/show.ts';
 import { openDatabase } from './open-database.ts';
 import { signingKeyLine } from './signing-key-file.ts';
 
@@ -32,14 +33,7 @@ export const commands: readonly Command[] = [
     says: 'reads the configuration and shows what is in force',
     async run({ config }) {
       registrationsOf(config);
-      const { shared_secret, ...registration } = config.registration;
-      print(
-        JSON.stringify(
-          { ...config, registration: { ...registration, shared_secret: shared_secret && '(set)' } },
-          null,
-          2,
-        ),
-      );
+      print(showConfig(config));
     },
   },
   {

@@ -33,7 +33,8 @@ const MAX_FILENAME = 255;
 /** `Content-Disposition` for media: inline only for types that cannot hurt. */
 export function contentDisposition(contentType: string, filename: string | null | undefined): string {
   const essence = contentType.split(';', 1)[0]!.trim().toLowerCase();
-  const disposition = INLINE_TYPES.has(essence) ? 'inline' : 'attachment';
+  // Browsers take a header with a comma for several, and the last of them for the type.
+  const disposition = INLINE_TYPES.has(essence) && !contentType.includes(',') ? 'inline' : 'attachment';
   if (!filename) return disposition;
   if (/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(filename)) return `${disposition}; filename=${filename}`;
   if (/^[\x20-\x7e]*$/.test(filename))
@@ -83,7 +84,7 @@ function fromLatin1(text: string): string {
 /** A content type that can be sent back as a header; anything else is bytes without meaning. */
 export function cleanContentType(header: string | undefined): string {
   if (header === undefined || header.length > 255) return 'application/octet-stream';
-  return /^[!#$&^_.+\-0-9A-Za-z]+\/[!#$&^_.+\-0-9A-Za-z]+[ \t]*(;[\x20-\x7e]*)?$/.test(header)
+  return /^[!#$&^_.+\-0-9A-Za-z]+\/[!#$&^_.+\-0-9A-Za-z]+[ \t]*(;[\x20-\x2b\x2d-\x7e]*)?$/.test(header)
     ? header
     : 'application/octet-stream';
 }

@@ -1,62 +1,32 @@
-import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { access, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { ContentTooLargeError, type MediaStore, type StagedContent } from './media-store.ts';
+import { contentPath } from './content-path.ts';
+import type { MediaStore, StagedContent } from './media-store.ts';
+import { Spool, type Spooled } from './spool.ts';
 
-/** Staged files older than this belong to a process that ended in the middle. */
-const ABANDONED_AFTER = 24 * 3_600_000;
-
-/**
- * Media in a folder: `ab/cd/<hash>`. Paths are made of hashes alone, so nothing that a user or a server chooses ever
- * becomes part of one.
- */
+/** Media in a folder. */
 export class DiskStore implements MediaStore {
   readonly #root: string;
-  readonly #staging: string;
+  readonly #spool: Spool;
 
-  private constructor(root: string) {
+  private constructor(root: string, spool: Spool) {
     this.#root = root;
-    this.#staging = join(root, 'staging');
+    this.#spool = spool;
   }
 
   static async open(root: string): Promise<DiskStore> {
-    const store = new DiskStore(root);
-    await mkdir(store.#staging, { recursive: true, mode: 0o700 });
-    await store.#removeAbandoned();
-    return store;
+    return new DiskStore(root, await Spool.open(join(root, 'staging')));
   }
 
   async stage(
     source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
     maxBytes: number,
   ): Promise<StagedContent> {
-    const path = join(this.#staging, randomBytes(16).toString('hex'));
-    const hash = createHash('sha256');
-    let size = 0;
-    const file = await open(path, 'wx', 0o600);
-    try {
-      for await (const chunk of source) {
-        size += chunk.byteLength;
-        if (size > maxBytes) throw new ContentTooLargeError(`the content is larger than ${maxBytes} bytes`);
-        hash.update(chunk);
-        await file.writeFile(chunk);
-      }
-      await file.sync();
-    } catch (error) {
-      await file.close();
-      await rm(path, { force: true });
-      throw error;
-    }
-    await file.close();
-    const sha256 = hash.digest();
-    return {
-      sha256,
-      size,
-      commit: () => this.#commit(path, sha256),
-      discard: () => rm(path, { force: true }),
-    };
+    const spooled = await this.#spool.take(source, maxBytes, true);
+    const { sha256, size } = spooled;
+    return { sha256, size, commit: () => this.#commit(spooled), discard: () => spooled.remove() };
   }
 
   read(sha256: Buffer, range?: { start: number; end: number }): Readable {
@@ -74,12 +44,9 @@ export class DiskStore implements MediaStore {
     await rm(this.#path(sha256), { force: true });
   }
 
-  async #commit(staged: string, sha256: Buffer): Promise<void> {
+  async #commit({ path: staged, sha256, remove }: Spooled): Promise<void> {
     const path = this.#path(sha256);
-    if (await this.has(sha256)) {
-      await rm(staged, { force: true });
-      return;
-    }
+    if (await this.has(sha256)) return remove();
     const folder = dirname(path);
     const made = await mkdir(folder, { recursive: true, mode: 0o700 });
     await rename(staged, path);
@@ -89,18 +56,7 @@ export class DiskStore implements MediaStore {
   }
 
   #path(sha256: Buffer): string {
-    if (sha256.length !== 32) throw new Error('a content hash has 32 bytes');
-    const hex = sha256.toString('hex');
-    return join(this.#root, hex.slice(0, 2), hex.slice(2, 4), hex.slice(4));
-  }
-
-  async #removeAbandoned(): Promise<void> {
-    const limit = Date.now() - ABANDONED_AFTER;
-    for (const name of await readdir(this.#staging)) {
-      const path = join(this.#staging, name);
-      const info = await stat(path).catch(() => undefined);
-      if (info && info.mtimeMs < limit) await rm(path, { force: true });
-    }
+    return join(this.#root, contentPath(sha256));
   }
 }
 

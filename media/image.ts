@@ -31,8 +31,34 @@ export function sniffImage(head: Buffer): ImageType | undefined {
   if (head[0] === 0xff && head[1] === 0xd8 && head[2] === 0xff) return 'image/jpeg';
   if (ascii(0, 6) === 'GIF87a' || ascii(0, 6) === 'GIF89a') return 'image/gif';
   if (ascii(0, 4) === 'RIFF' && ascii(8, 12) === 'WEBP') return 'image/webp';
-  if (ascii(4, 8) === 'ftyp' && (ascii(8, 12) === 'avif' || ascii(8, 12) === 'avis')) return 'image/avif';
-  return undefined;
+  return ascii(4, 8) === 'ftyp' && brandsOf(head).some((brand) => AVIF_BRANDS.has(brand))
+    ? 'image/avif'
+    : undefined;
+}
+
+const AVIF_BRANDS = new Set(['avif', 'avis']);
+
+/** What a file in the format of ISO 14496-12 says that it is compatible with: its first box, `ftyp`. */
+function brandsOf(head: Buffer): string[] {
+  const end = Math.min(head.readUInt32BE(0), head.length, 256);
+  const brands = [head.toString('latin1', 8, 12)];
+  for (let at = 16; at + 4 <= end; at += 4) brands.push(head.toString('latin1', at, at + 4));
+  return brands;
+}
+
+/**
+ * Whether a file moves when it is shown as it is, in a way that the decoders here do not see: they take the still
+ * picture in it. APNG has a chunk `acTL` before its first `IDAT`, AVIF a brand of its own.
+ */
+export function movesUnseen(image: Buffer, type: ImageType): boolean {
+  if (type === 'image/avif') return brandsOf(image).includes('avis');
+  if (type !== 'image/png') return false;
+  for (let at = 8; at + 12 <= image.length; at += image.readUInt32BE(at) + 12) {
+    const chunk = image.toString('latin1', at + 4, at + 8);
+    if (chunk === 'acTL') return true;
+    if (chunk === 'IDAT') return false;
+  }
+  return false;
 }
 
 export interface ImageSize {

@@ -43,7 +43,7 @@ export function integer(name: string, text: string | string[]): number {
   return Number(text);
 }
 
-function boolean(name: string, text: string | string[] | undefined): boolean | undefined {
+export function boolean(name: string, text: string | string[] | undefined): boolean | undefined {
   if (text === undefined) return undefined;
   if (text === 'true') return true;
   if (text === 'false') return false;

@@ -4,8 +4,16 @@ import { forbidden, MatrixError, notFound, tooLarge } from '@trellis/protocol/er
 import { isServerName } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { cleanContentType, cleanFilename, filenameOf } from './content-disposition.ts';
+import { ContentLocks } from './content-locks.ts';
 import { ContentTooLargeError, type MediaStore, type StagedContent } from './media-store.ts';
-import { isReservation, type MediaInfo, MediaTable } from './media-table.ts';
+import {
+  isReservation,
+  type MediaInfo,
+  type MediaName,
+  MediaTable,
+  type Reservation,
+  type Unused,
+} from './media-table.ts';
 import { removeThumbnailsOf } from './thumbnail-table.ts';
 
 /** Media of other servers; federation implements it. Its errors are `MatrixError`s. */
@@ -35,6 +43,10 @@ export interface MediaLimits {
   remoteTimeoutMs: number;
   /** Images of URL previews are kept for this long after someone asked for them. */
   previewImageLifetimeMs: number;
+  /** Uploads that nobody asked for this long are deleted; `undefined` for never. */
+  localLifetimeMs: number | undefined;
+  /** The same for files of other servers. */
+  remoteLifetimeMs: number | undefined;
 }
 
 export const DEFAULT_MEDIA_LIMITS: MediaLimits = {
@@ -46,6 +58,8 @@ export const DEFAULT_MEDIA_LIMITS: MediaLimits = {
   pendingUploadLifetimeMs: 24 * 3_600_000,
   remoteTimeoutMs: 60_000,
   previewImageLifetimeMs: 30 * 24 * 3_600_000,
+  localLifetimeMs: undefined,
+  remoteLifetimeMs: undefined,
 };
 
 export interface Upload {
@@ -68,6 +82,7 @@ export class MediaRepository {
   readonly serverName: string;
   readonly limits: MediaLimits;
   readonly store: MediaStore;
+  readonly locks: ContentLocks;
   readonly #table: MediaTable;
   readonly #remote: RemoteMedia | undefined;
   readonly #freeze: boolean;
@@ -90,7 +105,8 @@ export class MediaRepository {
     this.serverName = options.serverName;
     this.store = options.store;
     this.limits = { ...DEFAULT_MEDIA_LIMITS, ...options.limits };
-    this.#table = new MediaTable(options.db);
+    this.locks = new ContentLocks(options.db);
+    this.#table = new MediaTable(options.db, this.locks);
     this.#remote = options.remote;
     this.#freeze = options.freezeUnauthenticated ?? false;
     this.#clock = options.clock ?? Date.now;
@@ -136,7 +152,7 @@ export class MediaRepository {
     if (found.userId !== upload.userId)
       throw forbidden('Only the user who created the media id may upload to it');
     if (!isReservation(found)) throw alreadyUploaded();
-    if (found.expiresTs <= this.#clock()) throw notFound('The media id has expired');
+    if (isOver(found, this.#clock())) throw notFound('The media id has expired');
     await this.#checkQuota(upload.userId);
     await this.#keep(serverName, mediaId, upload.userId, upload, this.limits.maxUploadBytes);
     for (const wake of this.#arrivals.get(mediaId) ?? []) wake();
@@ -157,6 +173,7 @@ export class MediaRepository {
       serverName === this.serverName
         ? await this.#findLocal(mediaId, options.waitMs)
         : await this.#findRemote(serverName, mediaId, options);
+    if (info.quarantinedBy !== null) throw notFound('Not found');
     if (options.unauthenticated && info.authenticated) throw notFound('Not found');
     this.#noteAccess(info);
     return info;
@@ -181,6 +198,25 @@ export class MediaRepository {
   async remove(origin: string, mediaId: string): Promise<boolean> {
     const sha256 = await this.#table.remove(origin, mediaId);
     if (!sha256) return false;
+    await this.#erase(sha256);
+    return true;
+  }
+
+  /** Runs `name`, which is to commit what was staged; content that gets no name does not stay. */
+  async naming<T>(staged: StagedContent, name: () => Promise<T>): Promise<T> {
+    try {
+      return await name();
+    } catch (error) {
+      // What went wrong first is what is told.
+      await this.#erase(staged.sha256).catch(() => {});
+      throw error;
+    } finally {
+      await staged.discard();
+    }
+  }
+
+  /** Deletes content that has no name, with its thumbnails. */
+  async #erase(sha256: Buffer): Promise<void> {
     const thumbnails: Buffer[] = [];
     await this.#table.eraseUnreferenced(sha256, async (tx) => {
       thumbnails.push(...(await removeThumbnailsOf(tx, sha256)));
@@ -188,28 +224,38 @@ export class MediaRepository {
     });
     for (const thumbnail of thumbnails)
       await this.#table.eraseUnreferenced(thumbnail, () => this.store.delete(thumbnail));
-    return true;
   }
 
   /**
-   * To be called now and then: drops reservations that ran out, images of previews that nobody looks at any more and
+   * To be called now and then: drops reservations that ran out, what nobody looked at for the time that it is kept, and
    * what the cache of remote media cannot hold.
    */
   async maintain(): Promise<void> {
-    const { maxRemoteCacheBytes, previewImageLifetimeMs } = this.limits;
+    const { maxRemoteCacheBytes, previewImageLifetimeMs, localLifetimeMs, remoteLifetimeMs } = this.limits;
     await this.#table.removeExpired(this.#clock());
     const before = this.#clock() - previewImageLifetimeMs;
     await this.#removeAll(() => this.#table.unownedSince(this.serverName, before, REMOVED_AT_A_TIME));
+    if (localLifetimeMs !== undefined)
+      await this.removeUnused({ where: 'local', before: this.#clock() - localLifetimeMs });
+    if (remoteLifetimeMs !== undefined)
+      await this.removeUnused({ where: 'remote', before: this.#clock() - remoteLifetimeMs });
     await this.#removeAll(() =>
       this.#table.remoteBeyond(this.serverName, maxRemoteCacheBytes, REMOVED_AT_A_TIME),
     );
   }
 
-  async #removeAll(next: () => Promise<Array<{ origin: string; mediaId: string }>>): Promise<void> {
+  /** Removes media that nobody asked for since a time. @returns what is gone */
+  removeUnused(unused: Unused): Promise<MediaName[]> {
+    return this.#removeAll(() => this.#table.unused(this.serverName, unused, REMOVED_AT_A_TIME));
+  }
+
+  async #removeAll(next: () => Promise<MediaName[]>): Promise<MediaName[]> {
+    const removed: MediaName[] = [];
     for (;;) {
       const batch = await next();
-      if (batch.length === 0) return;
+      if (batch.length === 0) return removed;
       for (const { origin, mediaId } of batch) await this.remove(origin, mediaId);
+      removed.push(...batch);
     }
   }
 
@@ -217,8 +263,9 @@ export class MediaRepository {
     const deadline = this.#clock() + waitMs;
     for (;;) {
       const found = await this.#table.find(this.serverName, mediaId);
-      if (!found || (isReservation(found) && found.expiresTs <= this.#clock())) throw notFound('Not found');
+      if (!found) throw notFound('Not found');
       if (!isReservation(found)) return found;
+      if (isOver(found, this.#clock()) || found.quarantinedBy !== null) throw notFound('Not found');
       const left = deadline - this.#clock();
       if (left <= 0) throw new MatrixError(504, 'M_NOT_YET_UPLOADED', 'The media has not been uploaded yet');
       // The upload may also end in another process, so the row is looked at now and then.
@@ -233,6 +280,7 @@ export class MediaRepository {
   ): Promise<MediaInfo> {
     const found = await this.#table.find(serverName, mediaId);
     if (found && !isReservation(found)) return found;
+    if (found?.quarantinedBy) throw notFound('Not found');
     // While frozen, the unauthenticated endpoints bring nothing new in.
     if (!options.allowRemote || !this.#remote || (options.unauthenticated && this.#freeze))
       throw notFound('Not found');
@@ -285,8 +333,8 @@ export class MediaRepository {
         throw tooLarge(`The content is larger than ${maxBytes} bytes`);
       throw error;
     }
-    try {
-      const info: MediaInfo = {
+    return this.naming(staged, async () => {
+      const info = {
         origin,
         mediaId,
         userId,
@@ -297,17 +345,14 @@ export class MediaRepository {
         filename: cleanFilename(content.filename),
         authenticated: this.#freeze,
       };
-      const inserted = await this.#table.insert(info, () => staged.commit());
-      if (!inserted) {
-        if (origin === this.serverName) throw alreadyUploaded();
-        // Another process fetched it at the same time.
-        const found = await this.#table.find(origin, mediaId);
-        if (found && !isReservation(found)) return found;
-      }
-      return info;
-    } finally {
-      await staged.discard();
-    }
+      const named = await this.#table.insert(info, () => staged.commit());
+      if (named) return named;
+      // Another process fetched it at the same time.
+      const found = origin === this.serverName ? undefined : await this.#table.find(origin, mediaId);
+      if (!found || isReservation(found)) throw alreadyUploaded();
+      await this.#erase(staged.sha256);
+      return found;
+    });
   }
 
   async #checkQuota(userId: string): Promise<void> {
@@ -345,6 +390,10 @@ export class MediaRepository {
 /** The spec's alphabet for media ids: nothing that could be a path. */
 export function isMediaId(mediaId: string): boolean {
   return /^[A-Za-z0-9_-]{1,255}$/.test(mediaId);
+}
+
+function isOver({ expiresTs }: Reservation, now: number): boolean {
+  return expiresTs !== null && expiresTs <= now;
 }
 
 function newMediaId(): string {

@@ -1,5 +1,5 @@
-import type { Database, Queryable } from '@trellis/storage/database.ts';
-import { withContentLock } from './media-table.ts';
+import type { Queryable } from '@trellis/storage/database.ts';
+import type { ContentLocks } from './content-locks.ts';
 
 export interface ThumbnailKey {
   width: number;
@@ -33,13 +33,13 @@ export async function findThumbnail(
 
 /** @param commit puts the thumbnail's content into the store */
 export async function insertThumbnail(
-  db: Database,
+  locks: ContentLocks,
   source: Buffer,
   key: ThumbnailKey,
   thumbnail: ThumbnailInfo,
   commit: () => Promise<void>,
 ): Promise<void> {
-  await withContentLock(db, thumbnail.sha256, async (tx) => {
+  await locks.run(thumbnail.sha256, async (tx) => {
     await tx.query(
       `INSERT INTO media_thumbnails
          (sha256, width, height, method, animated, thumbnail_sha256, size, content_type)

@@ -1,9 +1,10 @@
 import { MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import { canAnimate, type ImageSize, imageSize, makeThumbnail, sniffImage } from './image.ts';
+import { canAnimate, type ImageSize, imageSize, makeThumbnail, movesUnseen, sniffImage } from './image.ts';
 import type { MediaInfo } from './media-table.ts';
 import type { MediaRepository } from './repository.ts';
 import { findThumbnail, insertThumbnail, type ThumbnailInfo, type ThumbnailKey } from './thumbnail-table.ts';
+import { Turns } from './turns.ts';
 
 export type { ThumbnailInfo };
 
@@ -43,13 +44,15 @@ export class Thumbnails {
   readonly #media: MediaRepository;
   readonly #limits: ThumbnailLimits;
   readonly #making = new Map<string, Promise<ThumbnailInfo>>();
-  #running = 0;
-  readonly #waiting: Array<() => void> = [];
+  /** Decoding takes memory and a core each. */
+  readonly #turns: Turns;
 
   constructor(options: { db: Database; media: MediaRepository; limits?: Partial<ThumbnailLimits> }) {
     this.#db = options.db;
     this.#media = options.media;
     this.#limits = { ...DEFAULT_THUMBNAIL_LIMITS, ...options.limits };
+    const { concurrency, maxWaiting } = this.#limits;
+    this.#turns = new Turns(concurrency, maxWaiting, 'Too many thumbnails are being made');
   }
 
   /** The thumbnail, or the image itself when it is no larger than asked for. */
@@ -60,7 +63,7 @@ export class Thumbnails {
     const name = `${info.sha256.toString('hex')} ${key.width} ${key.height} ${key.method} ${key.animated}`;
     const making = this.#making.get(name);
     if (making) return making;
-    const started = this.#inTurn(() => this.#make(info, key)).finally(() => this.#making.delete(name));
+    const started = this.#turns.run(() => this.#make(info, key)).finally(() => this.#making.delete(name));
     this.#making.set(name, started);
     return started;
   }
@@ -78,10 +81,12 @@ export class Thumbnails {
     });
     if (size.width * size.height > maxPixels) throw this.#tooLarge(info);
     const animated = key.animated && canAnimate(size, maxPixels);
+    const moves = size.frames > 1 || movesUnseen(image, type);
     let thumbnail: ThumbnailInfo;
-    if (fits(size, key) && (size.frames === 1 || animated)) {
+    // The specification names the types of thumbnails, and AVIF is none of them.
+    if (fits(size, key) && type !== 'image/avif' && (!moves || key.animated)) {
       thumbnail = { sha256: info.sha256, size: info.size, contentType: type };
-      await insertThumbnail(this.#db, info.sha256, key, thumbnail, async () => {});
+      await insertThumbnail(this.#media.locks, info.sha256, key, thumbnail, async () => {});
       return thumbnail;
     }
     const made = await makeThumbnail(image, type, { ...key, animated }, maxPixels).catch(() => {
@@ -89,32 +94,10 @@ export class Thumbnails {
     });
     const staged = await this.#media.store.stage([made.data], made.data.length);
     thumbnail = { sha256: staged.sha256, size: staged.size, contentType: made.contentType };
-    try {
-      await insertThumbnail(this.#db, info.sha256, key, thumbnail, () => staged.commit());
-    } finally {
-      await staged.discard();
-    }
+    await this.#media.naming(staged, () =>
+      insertThumbnail(this.#media.locks, info.sha256, key, thumbnail, () => staged.commit()),
+    );
     return thumbnail;
-  }
-
-  /** Decoding takes memory and a core each, so few run at a time and not too many wait. */
-  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#running >= this.#limits.concurrency) {
-      if (this.#waiting.length >= this.#limits.maxWaiting)
-        throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too many thumbnails are being made', {
-          retry_after_ms: 2_000,
-        });
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    } else {
-      this.#running++;
-    }
-    try {
-      return await work();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next) next();
-      else this.#running--;
-    }
   }
 
   #tooLarge(info: MediaInfo): MatrixError {

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
+import { MAX_OBJECT_BYTES } from '@trellis/media/s3-store.ts';
 import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import { Value } from 'typebox/value';
 import { parse, YAMLParseError } from 'yaml';
@@ -68,12 +69,15 @@ function problemsOf(config: Config): string[] {
   return problems;
 }
 
-function unmetNeeds({ registration, email, sms }: Config): string[] {
+function unmetNeeds({ registration, email, sms, media }: Config): string[] {
   const problems: string[] = [];
   if (registration.require_email && !email)
     problems.push('registration.require_email: without the section email no mail can be sent');
   if (registration.require_phone && !sms)
     problems.push('registration.require_phone: without the section sms no text message can be sent');
+  for (const option of ['max_upload_bytes', 'max_remote_bytes'] as const)
+    if (media.s3 && media[option] > MAX_OBJECT_BYTES)
+      problems.push(`media.${option}: S3 takes no more than ${MAX_OBJECT_BYTES} bytes in one piece`);
   return problems;
 }
 

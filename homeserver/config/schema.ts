@@ -187,9 +187,30 @@ export const configSchema = section({
     max_remote_bytes: count(50 * 1024 * 1024),
     max_remote_cache_bytes: count(20 * 1024 ** 3),
     max_user_bytes: Type.Optional(Type.Integer({ minimum: 0, examples: [10 * 1024 ** 3] })),
+    local_lifetime_ms: Type.Optional(Type.Integer({ minimum: 86_400_000, examples: [31_536_000_000] })),
+    remote_lifetime_ms: Type.Optional(Type.Integer({ minimum: 86_400_000, examples: [7_776_000_000] })),
     freeze_unauthenticated: flag(true),
     url_previews: flag(true),
     deny_preview_hosts: texts([], '*.internal.example.org'),
+    preview_language: text('en, *;q=0.5', {
+      default: 'en, *;q=0.5',
+      pattern: '^[A-Za-z0-9*;=,. -]+$',
+      maxLength: 200,
+    }),
+    s3: Type.Optional(
+      Type.Object(
+        {
+          endpoint: text('https://s3.eu-central-1.amazonaws.com', { pattern: '^https?://[^/?#@]+[^?#]*$' }),
+          region: text('eu-central-1', { default: 'us-east-1', pattern: '^[A-Za-z0-9-]+$' }),
+          bucket: text('example-media', { pattern: '^[a-z0-9][a-z0-9.-]*$', maxLength: 63 }),
+          access_key: text('AKIA...', { pattern: '^\\S+$' }),
+          secret_key: text('a long random text'),
+          prefix: optional('trellis/', { pattern: '^([A-Za-z0-9_-][A-Za-z0-9._-]*/)+$', maxLength: 200 }),
+          path_style: flag(false),
+        },
+        { additionalProperties: false },
+      ),
+    ),
   }),
   rate_limits: section({
     enabled: flag(true),

@@ -3,10 +3,11 @@ import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { readConfig } from '../config/load.ts';
 import { configSchema } from '../config/schema.ts';
+import { showConfig } from '../config/show.ts';
 
 const SAMPLE = readFileSync(new URL('../../config.sample.yaml', import.meta.url), 'utf8');
 /** The sample with its commented options switched on. */
-const WHOLE = SAMPLE.replaceAll(/^(\s*)# (\s*(?:- )?[a-z_]+:.*)$/gm, '$1$2');
+const WHOLE = SAMPLE.replaceAll(/^(\s*)# (\s*(?:- )?[a-z0-9_]+:.*)$/gm, '$1$2');
 
 interface Node {
   properties?: Record<string, Node>;
@@ -42,6 +43,22 @@ describe('configuration', () => {
     assert.equal(config.tls?.key, '/k.pem');
   });
 
+  it('is shown without its secrets', () => {
+    const text = `
+database: { url: "postgres://trellis:secret1@db.example.org/trellis" }
+registration: { shared_secret: secret2 }
+email: { from: a@example.org, smtp: { host: mail.example.org, username: u, password: secret3 } }
+sms: { url: "https://sms.example.org/?key=secret4", headers: { a: secret5 }, body: { key: secret6 } }
+media: { s3: { endpoint: "https://s3.example.org", bucket: b, access_key: id, secret_key: secret7 } }
+turn: { uris: ["turn:turn.example.org"], shared_secret: secret8 }`;
+    const shown = showConfig(readConfig(text, '/'));
+    assert.doesNotMatch(shown, /secret\d/);
+    const { database, media } = JSON.parse(shown);
+    assert.equal(database.url, 'postgres://trellis:(set)@db.example.org/trellis');
+    assert.deepEqual([media.s3.access_key, media.s3.secret_key], ['id', '(set)']);
+    assert.equal(JSON.parse(showConfig(readConfig('', '/'))).registration.shared_secret, undefined);
+  });
+
   for (const [text, message] of [
     ['http: { port: none }', /http\.port: must be integer; for example: port: 8008/],
     ['http: { prot: 1 }', /http\.prot: there is no such option; known here: host, port, trust_proxy/],
@@ -52,6 +69,11 @@ describe('configuration', () => {
     ['rooms: { default_version: "99" }', /rooms\.default_version: "99" is no room version/],
     ['rate_limits: { joins: { per_second: 0 } }', /rate_limits\.joins\.per_second: must be > 0/],
     ['registration: { require_email: true }', /require_email: without the section email/],
+    ['media: { s3: { endpoint: "https://x" } }', /media\.s3: bucket, access_key, secret_key is missing/],
+    [
+      'media: { max_upload_bytes: 6000000000, s3: { endpoint: "https://x", bucket: b, access_key: i, secret_key: k } }',
+      /media\.max_upload_bytes: S3 takes no more/,
+    ],
     ['- a', /must be object/],
     ['a: [', /this is not YAML/],
   ] as const)

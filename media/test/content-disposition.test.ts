@@ -12,6 +12,17 @@ describe('Content-Disposition', () => {
       'image/svg',
       'application/pdf',
       'application/xhtml+xml',
+      'application/javascript',
+      'text/javascript',
+      'text/xml',
+      'application/xml',
+      'application/rss+xml',
+      'text/xsl',
+      'multipart/x-mixed-replace',
+      'application/octet-stream',
+      'image/heic',
+      'image/avif, text/html',
+      'text/plain; a=b, text/html',
       'x',
     ])
       assert.equal(contentDisposition(type, null), 'attachment', type);

@@ -1,19 +1,23 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { MatrixError } from '@trellis/protocol/errors.ts';
+import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { testDatabase } from '@trellis/storage/testing.ts';
 import Fastify, { type FastifyInstance } from 'fastify';
+import { mediaAdminRoutes } from '../admin-routes.ts';
 import { DiskStore } from '../disk-store.ts';
 import { downloadRoutes } from '../download-routes.ts';
 import { federationMediaRoutes } from '../federation-routes.ts';
+import { MediaModeration } from '../moderation.ts';
 import { MediaRepository } from '../repository.ts';
 import { type ThumbnailLimits, Thumbnails } from '../thumbnails.ts';
 import { uploadRoutes } from '../upload-routes.ts';
 import type { UrlPreviews } from '../url-previews.ts';
 
 export const SERVER = 'here.example';
+/** Whom `appOn` takes for an administrator. */
+export const ADMIN = '@admin:here.example';
 
 export interface Bench {
   readonly db: Database;
@@ -63,6 +67,14 @@ export function appOn(
   uploadRoutes(app, { media, uploaderOf: (request) => String(request.headers['x-user'] ?? '@alice:here') });
   downloadRoutes(app, { media, thumbnails, previews: options.previews?.(media) });
   federationMediaRoutes(app, { media, thumbnails });
+  mediaAdminRoutes(app, {
+    media,
+    moderation: new MediaModeration(bench.db, media),
+    administratorOf(request) {
+      if (request.headers['x-user'] !== ADMIN) throw forbidden('no');
+      return ADMIN;
+    },
+  });
   return { app, media };
 }
 

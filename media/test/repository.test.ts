@@ -131,4 +131,48 @@ describe('the media repository', () => {
       [0, 1, 1],
     );
   });
+
+  it('keeps media for as long as someone looks at it', async () => {
+    let now = 2_000_000_000_000;
+    const DAY = 86_400_000;
+    const remote: RemoteMedia = {
+      get: ({ mediaId }, read) =>
+        read({ contentType: undefined, contentDisposition: undefined, body: [Buffer.from(mediaId)] }),
+    };
+    const media = repositoryOn(bench, {
+      remote,
+      clock: () => now,
+      limits: { localLifetimeMs: 10 * DAY, remoteLifetimeMs: 4 * DAY },
+    });
+    await bench.db.query('UPDATE media SET last_access_ts = $1', [now]);
+    const [seen, unseen, avatar] = [
+      await upload(media, 'seen'),
+      await upload(media, 'unseen'),
+      await upload(media, 'avatar'),
+    ];
+    await bench.db.query("INSERT INTO profile_fields VALUES ('@a:here.example', 'avatar_url', $1)", [
+      JSON.stringify(`mxc://${SERVER}/${avatar}`),
+    ]);
+    await media.find(THERE, 'seen-there', all);
+    await media.find(THERE, 'unseen-there', all);
+    const left = async () => {
+      const ids = ['seen-there', 'unseen-there', seen, unseen, avatar];
+      const rows = await bench.db.query<{ media_id: string }>(
+        'SELECT media_id FROM media WHERE media_id = ANY($1) ORDER BY array_position($1, media_id)',
+        [ids],
+      );
+      return rows.map((row) => ids.indexOf(row.media_id));
+    };
+    now += 3 * DAY;
+    await media.find(THERE, 'seen-there', all);
+    await media.find(SERVER, seen, all);
+    now += 2 * DAY;
+    await media.maintain();
+    assert.deepEqual(await left(), [0, 2, 3, 4]);
+    now += 7 * DAY;
+    await media.maintain();
+    assert.deepEqual(await left(), [2, 4]);
+    // What is gone from here is fetched again.
+    assert.equal((await media.find(THERE, 'unseen-there', all)).size, 12);
+  });
 });

@@ -38,6 +38,9 @@ describe('the routes of the content repository', () => {
       ['nonsense', 'application/octet-stream'],
       ['application/json', 'application/json'],
       ['img/png', 'img/png'],
+      ['text/plain; charset=utf-8', 'text/plain; charset=utf-8'],
+      // Browsers would take the last of them.
+      ['text/plain; x=y, text/html', 'application/octet-stream'],
       ['text/plain', 'text/plain'],
     ] as const) {
       const answer = await get(await upload(app, '{"not json', type));

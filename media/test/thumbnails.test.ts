@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { crc32 } from 'node:zlib';
 import type { FastifyInstance } from 'fastify';
 import sharp from 'sharp';
 import { appOn, type Bench, openBench, SERVER, upload } from './harness.ts';
@@ -16,6 +17,9 @@ async function animation(side: number): Promise<Buffer> {
     .gif({ delay: [100, 100] })
     .toBuffer();
 }
+
+/** The beginning of a HEIC file: a format that the decoders here do not know. */
+const HEIC = Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\0\0', 'latin1');
 
 describe('thumbnails', () => {
   let bench: Bench;
@@ -87,6 +91,49 @@ describe('thumbnails', () => {
     assert.equal((await sizeOf((await ask(small, 'width=32&height=32&animated=true')).rawPayload)).frames, 2);
   });
 
+  it('are still when the picture moves unseen by the decoder', async () => {
+    // `acTL` before the first `IDAT` makes it an APNG, here of one frame.
+    const control = Buffer.from('00000008' + '6163544c' + '0000000100000000' + '00000000', 'hex');
+    control.writeUInt32BE(crc32(control.subarray(4, 16)), 16);
+    const apngOf = async (width: number, height: number) => {
+      const png = await picture(width, height).png().toBuffer();
+      return Buffer.concat([png.subarray(0, 33), control, png.subarray(33)]);
+    };
+    const apng = await apngOf(30, 20);
+    const id = await upload(app, apng, 'image/apng');
+    const still = (await ask(id, 'width=32&height=32')).rawPayload;
+    assert.equal(still.includes('acTL'), false);
+    assert.deepEqual(await sizeOf(still), { width: 30, height: 20, frames: 1, format: 'png' });
+    assert.ok((await ask(id, 'width=32&height=32&animated=true')).rawPayload.equals(apng));
+    const larger = await upload(app, await apngOf(100, 100), 'image/apng');
+    const scaled = (await ask(larger, 'width=32&height=32&animated=true')).rawPayload;
+    assert.deepEqual(await sizeOf(scaled), { width: 32, height: 32, frames: 1, format: 'png' });
+  });
+
+  it('are made of AVIF, in a type that the specification names', async () => {
+    for (const side of [300, 20]) {
+      const avif = await upload(
+        app,
+        await picture(side, side, 1).avif({ effort: 0 }).toBuffer(),
+        'image/heic',
+      );
+      const answer = await ask(avif, 'width=32&height=32');
+      assert.equal(answer.statusCode, 200, answer.body);
+      assert.match(String(answer.headers['content-type']), /^image\/(png|jpeg)$/);
+      assert.equal((await sizeOf(answer.rawPayload)).width, Math.min(side, 32));
+    }
+  });
+
+  it('move out of WebP too', async () => {
+    const webp = await sharp(await animation(100), { animated: true })
+      .webp()
+      .toBuffer();
+    const id = await upload(app, webp, 'image/webp');
+    assert.equal((await sizeOf((await ask(id, 'width=32&height=32&animated=true')).rawPayload)).frames, 2);
+    assert.equal((await sizeOf((await ask(id, 'width=32&height=32&animated=false')).rawPayload)).frames, 1);
+    assert.equal((await sizeOf((await ask(id, 'width=320&height=320&animated=false')).rawPayload)).frames, 1);
+  });
+
   it('are not made of what is no picture, whatever it is called', async () => {
     const svg =
       '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>';
@@ -95,6 +142,10 @@ describe('thumbnails', () => {
       ['plain text', 'image/png'],
       [svg, 'image/svg+xml'],
       [svg, 'image/png'],
+      [HEIC, 'image/heic'],
+      [`BM${' '.repeat(60)}`, 'image/bmp'],
+      [`II*\0${' '.repeat(60)}`, 'image/tiff'],
+      ['%PDF-1.7\n1 0 obj', 'application/pdf'],
       [torn, 'image/png'],
       ['', 'image/png'],
     ] as const) {
