@@ -1,9 +1,9 @@
 import { appendFileSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { after } from 'node:test';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import type { Answer, Json } from './client.ts';
-import { hasSpec, jsonSchemaOf, nameOf, type Operation, Operations, operationsOf } from './openapi.ts';
+import { checksAnswers, jsonSchemaOf, nameOf, type Operation, Operations, operationsOf } from './openapi.ts';
 
 /**
  * Checks the answers of servers under test against the specification's OpenAPI documents while other tests run: the
@@ -44,7 +44,7 @@ export const EXCEPTIONS: readonly Exception[] = [
 ];
 
 const MAX_DEVIATIONS = 100;
-const enabled = process.env.TRELLIS_OPENAPI !== 'off' && !process.env.TRELLIS_TEST_SERVER && hasSpec();
+const enabled = checksAnswers();
 const watched = new Set<string>();
 const deviations = new Set<string>();
 const succeeded = new Set<string>();
@@ -150,5 +150,6 @@ function report(): void {
     appendFileSync(join(folder, String(process.pid)), [...succeeded, ''].join('\n'));
   }
   if (deviations.size === 0) return;
-  throw new Error(`answers that the specification does not know:\n${[...deviations].join('\n')}`);
+  const tests = basename(process.argv[1] ?? '');
+  throw new Error(`${tests}: answers that the specification does not know:\n${[...deviations].join('\n')}`);
 }

@@ -15,6 +15,11 @@ export function hasSpec(): boolean {
   return existsSync(join(DATA, 'api', 'client-server'));
 }
 
+/** Whether the answers to tests are held to the specification: where it is there, and the server is our own. */
+export function checksAnswers(): boolean {
+  return process.env.TRELLIS_OPENAPI !== 'off' && !process.env.TRELLIS_TEST_SERVER && hasSpec();
+}
+
 /** A value with the file that it was read from, which relative references start at. */
 interface Located {
   file: string;
