@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { deflateSync } from 'node:zlib';
-import { type Client, type Json, path, request } from './harness/client.ts';
-import { startServer, type TestServer } from './harness/server.ts';
+import { Client, type Json, path, request } from './harness/client.ts';
+import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 /** A PNG in one colour, by hand: the tests need no image library. */
 function png(width: number, height: number): Buffer {
@@ -42,12 +43,27 @@ function crc32(bytes: Buffer): number {
 
 const sizeOf = (image: Buffer) => [image.readUInt32BE(16), image.readUInt32BE(20)];
 
+const SECRET = 'a secret for administrators';
+
+/** By the endpoint that administrators have from Synapse. */
+async function registerAdmin(server: TestServer): Promise<Client> {
+  const target = '/_synapse/admin/v1/register';
+  const { nonce } = (await request(server.url, 'GET', target)).body;
+  const user = { username: 'root', password: PASSWORD, admin: true };
+  const text = [nonce, user.username, user.password, 'admin'].join('\0');
+  const mac = createHmac('sha1', SECRET).update(text).digest('hex');
+  const answer = await request(server.url, 'POST', target, { body: { ...user, nonce, mac } });
+  return new Client(server.url, answer.body);
+}
+
 describe('media', () => {
   let server: TestServer;
   let alice: Client;
+  let admin: Client;
   before(async () => {
-    server = await startServer({ name: 'media' });
+    server = await startServer({ name: 'media', config: { registration: { shared_secret: SECRET } } });
     alice = await server.register('alice');
+    admin = await registerAdmin(server);
   });
   after(() => server.close());
 
@@ -90,7 +106,13 @@ describe('media', () => {
   it('are shown inline only when they are harmless', async () => {
     const image = await ask('download', await upload(png(2, 2), 'image/png', 'dot.png'));
     assert.match(image.headers.get('content-disposition')!, /^inline/);
-    for (const type of ['text/html', 'image/svg+xml', 'application/javascript']) {
+    for (const type of [
+      'text/html',
+      'image/svg+xml',
+      'application/javascript',
+      'application/xhtml+xml',
+      'text/plain; x, text/html',
+    ]) {
       const answer = await ask('download', await upload(Buffer.from('<script>alert(1)</script>'), type));
       assert.match(answer.headers.get('content-disposition')!, /^attachment/, type);
     }
@@ -197,6 +219,50 @@ describe('media', () => {
     } finally {
       await open.close();
     }
+  });
+
+  it('are taken out of sight by administrators, and by nobody else', async () => {
+    const [uri, again] = [await upload(png(7, 7), 'image/png'), await upload(png(7, 7), 'image/png')];
+    const { room_id: roomId } = await alice.post('/v3/createRoom');
+    // What clients say of their pictures besides what the specification knows stays as it is.
+    const content = {
+      msgtype: 'm.image',
+      body: 'dot.png',
+      url: uri,
+      info: { w: 7, h: 7, 'xyz.amorgan.blurhash': 'LEHV6nWB2yk8pyo0adR*.7kCMdnj' },
+    };
+    const send = path`/v3/rooms/${roomId}/send/m.room.message/1`;
+    const { event_id: eventId } = await alice.put(send, content);
+    const event = await alice.get(path`/v3/rooms/${roomId}/event/${eventId}`);
+    assert.deepEqual(event.content, content);
+
+    const base = '/_synapse/admin/v1';
+    const list = path`/room/${roomId}/media`;
+    assert.equal((await alice.request('GET', base + list)).status, 403);
+    assert.deepEqual((await admin.request('GET', base + list)).body, { local: [uri], remote: [] });
+    const quarantine = `${base}/media/quarantine/${uri.slice('mxc://'.length)}`;
+    assert.equal((await alice.request('POST', quarantine, { body: {} })).status, 403);
+    assert.equal((await ask('download', uri)).status, 200);
+    assert.equal((await admin.request('POST', quarantine, { body: {} })).status, 200);
+    for (const one of [uri, again, await upload(png(7, 7), 'image/png')]) {
+      const refused = await ask('download', one);
+      assert.deepEqual([refused.status, refused.body.errcode], [404, 'M_NOT_FOUND']);
+      assert.equal((await ask('thumbnail', one, '', { width: 32, height: 32 })).status, 404);
+    }
+    const uploads = await admin.request('GET', base + path`/users/${alice.userId}/media`, {
+      query: { limit: 2 },
+    });
+    assert.deepEqual(
+      [uploads.body.media[0].quarantined_by, uploads.body.media.length, uploads.body.next_token],
+      [admin.userId, 2, 2],
+    );
+    const target = quarantine.replace('quarantine', 'unquarantine');
+    assert.equal((await admin.request('POST', target)).status, 200);
+    assert.equal((await ask('download', again)).status, 200);
+    const removal = `${base}/media/${uri.slice('mxc://'.length)}`;
+    assert.equal((await admin.request('DELETE', removal)).body.total, 1);
+    assert.equal((await ask('download', uri)).status, 404);
+    assert.equal((await ask('download', again)).status, 200);
   });
 
   it('come from other servers, with their names and thumbnails', async () => {
