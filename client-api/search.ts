@@ -193,7 +193,10 @@ async function readable(
   for (const [roomId, ofRoom] of Map.groupBy(wanted, (event) => event.roomId)) {
     const room = await rooms.get(roomId);
     if (!room) continue;
-    for (const event of await visibleEvents(rooms, room, userId, ofRoom)) allowed.set(event.eventId, event);
+    const found = new Set(ofRoom);
+    // Those that are shown redacted have no words to be found by.
+    for (const event of await visibleEvents(rooms, room, userId, ofRoom))
+      if (found.has(event)) allowed.set(event.eventId, event);
   }
   return allowed;
 }

@@ -1,9 +1,9 @@
 import { invalidParam } from '@trellis/protocol/errors.ts';
-import { redact } from '@trellis/protocol/redaction.ts';
+import { redactedCopy } from '@trellis/rooms/redacted-copy.ts';
 import type { Relations } from '@trellis/rooms/relations.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { visibleEvents } from '@trellis/rooms/visibility.ts';
-import { StoredEvent } from '@trellis/storage/stored-event.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from './authentication.ts';
@@ -55,7 +55,7 @@ export function threadRoutes(app: FastifyInstance, deps: ThreadsDeps): void {
         page.map(({ root }) => root),
         reader.userId,
       );
-      const shown = roots.map((event) => (ignored.has(event.sender) ? redacted(event) : event));
+      const shown = roots.map((event) => (ignored.has(event.sender) ? redactedCopy(event) : event));
       const parts = [`"chunk":${await clientEvents.list(room, shown, reader)}`];
       const last = page.at(-1);
       if (threads.length > limit && last) parts.push(`"next_batch":"${placeToken(last.latest - 1)}"`);
@@ -78,30 +78,4 @@ async function rootEvents(
     userId,
     roots.filter((event) => event.roomId === room.roomId && event.status === 'accepted'),
   );
-}
-
-/** What a client that hides an ignored user's messages would show of one. */
-function redacted(event: StoredEvent): StoredEvent {
-  const copy = new StoredEvent({ ...fields(event), pdu: redact(event.pdu, event.version) }, event);
-  copy.hasRelations = event.hasRelations;
-  return copy;
-}
-
-function fields(event: StoredEvent) {
-  const { version, eventId, roomId, type, sender, stateKey, content, originServerTs } = event;
-  const { depth, authEvents, prevEvents, redacts } = event;
-  return {
-    version,
-    eventId,
-    roomId,
-    type,
-    sender,
-    stateKey,
-    content,
-    originServerTs,
-    depth,
-    authEvents,
-    prevEvents,
-    redacts,
-  };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, type Json, refused, request } from './harness/client.ts';
+import { Client, type Json, path, refused, request } from './harness/client.ts';
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 describe('login and logout', () => {
@@ -145,5 +145,29 @@ describe('login and logout', () => {
     });
     assert.equal(retaken.body.errcode, 'M_USER_IN_USE');
     await alice.seesMember(room, dora.userId, 'leave');
+  });
+
+  it('erases what an account sent, for all who come later', async () => {
+    const gina = await server.register('gina');
+    const [alice, late] = [await login(server.url, 'alice'), await server.register('late')];
+    const room = await gina.createRoom({ preset: 'public_chat', name: 'Kept' });
+    await alice.join(room);
+    const said = await gina.sendText(room, 'regrettable');
+    await alice.sendText(room, 'unregrettable');
+    const auth = { type: 'm.login.password', user: 'gina', password: PASSWORD };
+    await gina.post('/v3/account/deactivate', { auth, erase: true });
+    await late.join(room);
+    assert.equal((await alice.event(room, said)).content.body, 'regrettable');
+    assert.deepEqual((await late.event(room, said)).content, {});
+    const { chunk } = await late.get(path`/v3/rooms/${room}/messages`, { dir: 'b', limit: 50 });
+    const shown = chunk.map(({ content }: Json) => content.body).filter(Boolean);
+    assert.deepEqual(shown, ['unregrettable']);
+    const timeline = (await late.sync()).rooms.join[room].timeline.events;
+    assert.deepEqual(timeline.find((event: Json) => event.event_id === said)?.content, {});
+    assert.equal((await late.getState(room, 'm.room.name')).name, 'Kept');
+    const criteria = { search_categories: { room_events: { search_term: 'regrettable' } } };
+    const hits = async (who: Client) =>
+      (await who.post('/v3/search', criteria)).search_categories.room_events.results.length;
+    assert.deepEqual([await hits(alice), await hits(late)], [1, 0]);
   });
 });

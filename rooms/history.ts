@@ -57,11 +57,13 @@ export async function readHistory(
     const wanted = query.limit - found.length;
     const size = Math.min(selective ? Math.max(wanted * 2, READ_AT_LEAST) : wanted, READ_AT_MOST) + 1;
     const { raw, cut } = await readRaw(parts, room, query, place, size, fills);
-    const passed = new Set(await passing(parts.rooms, room, query, raw));
+    const passed = new Map<string, StoredEvent>();
+    for (const event of await passing(parts.rooms, room, query, raw)) passed.set(event.eventId, event);
     for (const [i, event] of raw.entries()) {
       place = backward ? event.pos! - 1 : event.pos!;
-      if (!passed.has(event)) continue;
-      found.push(event);
+      const shown = passed.get(event.eventId);
+      if (!shown) continue;
+      found.push(shown);
       if (found.length < query.limit) continue;
       return { events: found, end: cut || i < raw.length - 1 || raw.length === size ? place : undefined };
     }

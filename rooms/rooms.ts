@@ -8,6 +8,7 @@ import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Stream } from '@trellis/storage/streams.ts';
+import type { ErasedUsers } from './erased-users.ts';
 import { PartialRooms, type PartialState } from './partial-state/partial-rooms.ts';
 import type { RoomPolicies } from './policy-servers.ts';
 import type { RedactedOriginals } from './redacted-originals.ts';
@@ -64,6 +65,8 @@ export interface EngineParts {
   readonly signingKey: SigningKey;
   /** Only where redacted events are kept for a while. */
   readonly redactedOriginals?: RedactedOriginals | undefined;
+  /** Without it nobody is erased. */
+  readonly erased?: ErasedUsers | undefined;
   /** Without it no policy server is asked. */
   readonly policies?: RoomPolicies | undefined;
 }

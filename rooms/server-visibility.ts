@@ -3,6 +3,7 @@ import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { redact } from '@trellis/protocol/redaction.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { isErasable } from './erased-users.ts';
 import type { Rooms } from './rooms.ts';
 import { visibilityIn } from './visibility.ts';
 
@@ -40,6 +41,24 @@ export class ServerView {
   }
 
   async sees(event: StoredEvent): Promise<boolean> {
+    return (await this.#mayKnow(event)) && !(await this.#comesAfterErasure(event));
+  }
+
+  /** Whether the event's sender was erased before any user of the server could see it. */
+  async #comesAfterErasure(event: StoredEvent): Promise<boolean> {
+    if (!isErasable(event)) return false;
+    const room = await this.#rooms.get(event.roomId);
+    const erased = room && (await this.#rooms.parts.erased?.among(room, [event]));
+    const erasedAt = erased?.get(event.sender);
+    if (!room || erasedAt === undefined) return false;
+    for (const [userId, { membership, pos }] of room.members())
+      if (membership === 'join' && pos <= erasedAt && serverNameOf(userId) === this.#server) return false;
+    if (event.stateBefore === undefined) return true;
+    const state = await this.#rooms.parts.snapshots.load(event.stateBefore);
+    return !(await this.#membershipsIn(state)).has('join');
+  }
+
+  async #mayKnow(event: StoredEvent): Promise<boolean> {
     if (serverNameOf(event.sender) === this.#server) return true;
     // Of outliers other servers know the state events anyway, as they know the state of the room.
     if (event.stateBefore === undefined) return event.stateKey !== undefined;

@@ -1,5 +1,7 @@
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { isErasable } from './erased-users.ts';
+import { redactedCopy } from './redacted-copy.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -11,7 +13,8 @@ const MAX_STEPS = 20;
 
 /**
  * Those of a room's events that a user may see (spec: "Room history visibility"), by the state before each of them.
- * Nearly always everything since the user joined is asked for, which takes no look at any state.
+ * Nearly always everything since the user joined is asked for, which takes no look at any state. Of what erased users
+ * sent there may be redacted copies.
  */
 export async function visibleEvents(
   rooms: Rooms,
@@ -27,7 +30,31 @@ export async function visibleEvents(
     if (seenWhileJoined(event, joinedAt)) visible.push(event);
     else if (await isVisible(rooms, userId, event, lastPresent)) visible.push(event);
   }
-  return visible;
+  return withoutErased(rooms, room, userId, visible);
+}
+
+/** Erased users' events stay whole for those who were in the room with them, or before they were erased. */
+async function withoutErased(
+  rooms: Rooms,
+  room: Room,
+  userId: string,
+  events: StoredEvent[],
+): Promise<StoredEvent[]> {
+  const erased = await rooms.parts.erased?.among(room, events);
+  if (!erased || erased.size === 0) return events;
+  const joinedAt = joinedSince(room, userId);
+  const shown: StoredEvent[] = [];
+  for (const event of events) {
+    const erasedAt = erased.get(event.sender);
+    const whole =
+      erasedAt === undefined ||
+      joinedAt <= erasedAt ||
+      seenWhileJoined(event, joinedAt) ||
+      !isErasable(event) ||
+      (await membershipAfter(rooms, event, userId)) === 'join';
+    shown.push(whole ? event : redactedCopy(event));
+  }
+  return shown;
 }
 
 /** Whether a user may see the room as it is now: joined, or readable by all. */

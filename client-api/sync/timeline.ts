@@ -79,8 +79,8 @@ function cutTo(limit: number, events: StoredEvent[], upTo: number, isNew: boolea
 
 function omitsState(found: readonly StoredEvent[], shown: readonly StoredEvent[]): boolean {
   if (found.length === shown.length) return false;
-  const visible = new Set(shown);
-  return found.some((event) => event.stateKey !== undefined && !visible.has(event));
+  const visible = new Set(shown.map(({ eventId }) => eventId));
+  return found.some((event) => event.stateKey !== undefined && !visible.has(event.eventId));
 }
 
 async function visibleTo(
@@ -91,8 +91,10 @@ async function visibleTo(
 ): Promise<StoredEvent[]> {
   const visible = await visibleEvents(sources.rooms, room, userId, events);
   if (!always || visible.some(({ eventId }) => eventId === always.eventId)) return visible;
-  const seen = new Set(visible);
-  return events.filter((event) => seen.has(event) || event.eventId === always.eventId);
+  const seen = new Map(visible.map((event) => [event.eventId, event]));
+  return events.flatMap(
+    (event) => seen.get(event.eventId) ?? (event.eventId === always.eventId ? event : []),
+  );
 }
 
 function isWanted({ ignored }: SyncView, filter: EventFilter | undefined, event: StoredEvent): boolean {

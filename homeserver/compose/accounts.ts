@@ -170,7 +170,8 @@ function connect(core: Core, services: Services, membership: Membership): void {
     if (!account?.isGuest) await directory.setLocal(userId, displayname, avatar_url);
     await membership.profileChanged(userId);
   });
-  deactivation.onDeactivated(async (userId) => {
+  deactivation.onDeactivated(async (userId, { erase }) => {
+    if (erase) await rooms.parts.erased?.erase(userId, rooms.parts.stream.current);
     for (const { roomId, membership: current } of [...(await memberships.of(userId)).values()])
       if (current === 'join' || current === 'invite' || current === 'knock')
         await membership.leave(roomId, userId).catch(unlessRefused);

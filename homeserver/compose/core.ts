@@ -1,5 +1,6 @@
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
+import { ErasedUsers } from '@trellis/rooms/erased-users.ts';
 import { Memberships } from '@trellis/rooms/memberships.ts';
 import { Notifier } from '@trellis/rooms/notifier.ts';
 import { RoomPolicies } from '@trellis/rooms/policy-servers.ts';
@@ -70,6 +71,7 @@ export async function composeCore(
     serverName,
     signingKey,
     redactedOriginals: keepMs > 0 ? new RedactedOriginals(db, keepMs) : undefined,
+    erased: new ErasedUsers(db, serverName),
     policies: new RoomPolicies(),
   });
   const memberships = new Memberships(db, rooms);

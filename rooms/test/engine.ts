@@ -15,6 +15,7 @@ import { testDatabase } from '@trellis/storage/testing.ts';
 import { Aliases } from '../aliases.ts';
 import { indexStateEvents } from '../auth-chain.ts';
 import { type CreateRoomRequest, createRoom } from '../create-room.ts';
+import { ErasedUsers } from '../erased-users.ts';
 import type { EventVerifier } from '../incoming-event.ts';
 import { Membership, type RemoteMembership } from '../membership.ts';
 import { Memberships } from '../memberships.ts';
@@ -83,6 +84,7 @@ export async function testEngine(
     stream,
     serverName,
     signingKey: keyOf(serverName),
+    erased: new ErasedUsers(db, serverName),
     ...more,
   });
   const memberships = new Memberships(db, rooms);

@@ -3,6 +3,7 @@ import { after, before, test } from 'node:test';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { sendEvent } from '../send.ts';
+import { jsonForServer } from '../server-visibility.ts';
 import { endOfLastStay, membershipsAt, visibleEvents } from '../visibility.ts';
 import { type TestEngine, testEngine } from './engine.ts';
 
@@ -143,4 +144,33 @@ test('tells the membership at each event', async () => {
     'joined: join',
   ]);
   assert.equal(await membershipsAt(engine.rooms, room, bob, [last]), 'join');
+});
+
+test('what erased users sent is redacted for those who come later, users and servers', async () => {
+  const erin = '@erin:here';
+  const membership = engine.membership();
+  const roomId = await makeRoom('shared');
+  await membership.join(roomId, erin, []);
+  const { eventId } = await sendEvent(engine.rooms, roomId, {
+    type: 'm.room.message',
+    sender: erin,
+    content: { msgtype: 'm.text', body: 'regretted' },
+  });
+  await setState(roomId, 'm.room.topic', { topic: 'before' });
+  await membership.join(roomId, '@early:here', []);
+  await membership.leave(roomId, erin);
+  await engine.rooms.parts.erased!.erase(erin, engine.rooms.parts.stream.current);
+  await membership.join(roomId, '@late:here', []);
+  const bodyFor = async (userId: string) => {
+    const room = await engine.rooms.require(roomId);
+    const event = (await engine.rooms.parts.events.get(eventId))!;
+    return (await visibleEvents(engine.rooms, room, userId, [event]))[0]!.content.body;
+  };
+  assert.equal(await bodyFor(alice), 'regretted');
+  assert.equal(await bodyFor('@early:here'), 'regretted');
+  assert.equal(await bodyFor('@late:here'), undefined);
+  const stored = (await engine.rooms.parts.events.get(eventId))!;
+  const [text] = await jsonForServer(engine.rooms, 'elsewhere', [stored]);
+  assert.equal(JSON.parse(text!).content.body, undefined);
+  assert.equal(stored.content.body, 'regretted');
 });

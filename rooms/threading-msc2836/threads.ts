@@ -56,8 +56,9 @@ export class Threads {
     const ignored = await this.#parts.ignoredUsers(userId);
     const see: See = async (found) =>
       (await this.#visibleTo(userId, room, found)).filter(({ sender }) => !ignored.has(sender));
-    if ((await see([event])).length === 0) throw notFound('Event not found');
-    return this.#walk(room, event, query, see, exploration);
+    const [visible] = await see([event]);
+    if (!visible) throw notFound('Event not found');
+    return this.#walk(room, visible, query, see, exploration);
   }
 
   /** For another server of the room: from what is here alone. */
@@ -119,12 +120,13 @@ export class Threads {
     const { rooms } = this.#parts;
     const accepted = events.filter(({ status }) => status === 'accepted');
     const placed = accepted.filter(({ pos }) => pos !== undefined);
-    const seen = new Set(placed.length > 0 ? await visibleEvents(rooms, room, userId, placed) : []);
+    const visible = placed.length > 0 ? await visibleEvents(rooms, room, userId, placed) : [];
+    const seen = new Map(visible.map((event) => [event.eventId, event]));
     if (placed.length < accepted.length) {
       const setting = await visibilityIn(rooms, room.state);
       const open = setting === 'world_readable' || (setting === 'shared' && room.isJoined(userId));
-      if (open) for (const event of accepted) if (event.pos === undefined) seen.add(event);
+      if (open) for (const event of accepted) if (event.pos === undefined) seen.set(event.eventId, event);
     }
-    return accepted.filter((event) => seen.has(event));
+    return accepted.flatMap(({ eventId }) => seen.get(eventId) ?? []);
   }
 }
