@@ -43,22 +43,23 @@ export function federationMediaRoutes(
     return media.find(media.serverName, mediaId, { waitMs: waitOf(query), allowRemote: false });
   }
 
-  function send(
+  async function send(
     reply: FastifyReply,
     content: { sha256: Buffer; size: number; contentType: string },
     disposition: string,
-  ): FastifyReply {
+  ): Promise<FastifyReply> {
+    const body = await media.open(content);
     const { contentType, size, chunks } = multipartBody([
       { headers: { 'Content-Type': 'application/json' }, open: () => [METADATA], size: METADATA.length },
       {
         headers: { 'Content-Type': content.contentType, 'Content-Disposition': disposition },
-        open: () => media.open(content),
+        open: () => body,
         size: content.size,
       },
     ]);
-    return reply
-      .header('content-type', contentType)
-      .header('content-length', size)
-      .send(Readable.from(chunks, { objectMode: false }));
+    const parts = Readable.from(chunks, { objectMode: false });
+    // Who leaves before the second part comes leaves it open.
+    parts.once('close', () => body.destroy());
+    return reply.header('content-type', contentType).header('content-length', size).send(parts);
   }
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import { forbidden, MatrixError, notFound, tooLarge } from '@trellis/protocol/errors.ts';
 import { isServerName } from '@trellis/protocol/identifiers.ts';
@@ -179,8 +180,11 @@ export class MediaRepository {
     return info;
   }
 
-  open(info: { sha256: Buffer }, range?: { start: number; end: number }): Readable {
-    return this.store.read(info.sha256, range);
+  /** The content, once its beginning is here: before, what goes wrong can still be told in an answer. */
+  async open(info: { sha256: Buffer }, range?: { start: number; end: number }): Promise<Readable> {
+    const content = this.store.read(info.sha256, range);
+    await once(content, 'readable');
+    return content;
   }
 
   /** Keeps content that this server made or fetched itself, such as the image of a preview. */

@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { type ByteRange, byteRange } from './byte-range.ts';
@@ -10,7 +10,7 @@ export interface ServedContent {
   readonly disposition: string;
   /** Also for caches that many users share; content that needs a token is for the user's own. */
   readonly shared: boolean;
-  open(range?: ByteRange): Readable;
+  open(range?: ByteRange): Promise<Readable>;
 }
 
 /** As the spec recommends: nothing that is served can run scripts, whatever its type says. */
@@ -23,11 +23,11 @@ const MAX_AGE_SECONDS = 86_400;
  * Answers with content: all of it, the part that was asked for, or that the client has it already.
  * https://spec.matrix.org/v1.18/client-server-api/#content-repository
  */
-export function serveContent(
+export async function serveContent(
   request: FastifyRequest,
   reply: FastifyReply,
   content: ServedContent,
-): FastifyReply {
+): Promise<FastifyReply> {
   const { size } = content;
   const etag = `"${content.sha256.toString('base64url')}"`;
   const ifRange = request.headers['if-range'];
@@ -37,6 +37,9 @@ export function serveContent(
     reply.header('content-range', `bytes */${size}`);
     throw new MatrixError(416, 'M_UNKNOWN', 'The content has no such range');
   }
+  const known = names(request.headers['if-none-match'], etag);
+  // Before the headers: they are not those of an error.
+  const body = known || request.method === 'HEAD' ? Readable.from([]) : await content.open(range);
   reply.headers({
     'content-type': content.contentType,
     'content-disposition': content.disposition,
@@ -49,13 +52,13 @@ export function serveContent(
     'accept-ranges': 'bytes',
     etag,
   });
-  if (names(request.headers['if-none-match'], etag)) return reply.code(304).send();
-  if (range === undefined) return reply.header('content-length', size).send(content.open());
+  if (known) return reply.code(304).send();
+  if (range === undefined) return reply.header('content-length', size).send(body);
   return reply
     .code(206)
     .header('content-range', `bytes ${range.start}-${range.end}/${size}`)
     .header('content-length', range.end - range.start + 1)
-    .send(content.open(range));
+    .send(body);
 }
 
 function names(ifNoneMatch: string | undefined, etag: string): boolean {

@@ -72,7 +72,7 @@ export class Thumbnails {
     const { maxSourceBytes, maxPixels } = this.#limits;
     if (info.size > maxSourceBytes) throw this.#tooLarge(info);
     const chunks: Buffer[] = [];
-    for await (const chunk of this.#media.open(info)) chunks.push(chunk as Buffer);
+    for await (const chunk of await this.#media.open(info)) chunks.push(chunk as Buffer);
     const image = Buffer.concat(chunks);
     const type = sniffImage(image);
     if (!type) throw notAnImage();

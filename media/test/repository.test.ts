@@ -9,7 +9,7 @@ const all = { waitMs: 0, allowRemote: true };
 
 async function textOf(media: MediaRepository, info: { sha256: Buffer }): Promise<string> {
   const chunks: Buffer[] = [];
-  for await (const chunk of media.open(info)) chunks.push(chunk as Buffer);
+  for await (const chunk of await media.open(info)) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks).toString();
 }
 

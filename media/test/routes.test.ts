@@ -178,6 +178,23 @@ describe('the routes of the content repository', () => {
     assert.deepEqual([missing.statusCode, missing.json().errcode], [404, 'M_NOT_FOUND']);
   });
 
+  it('say that something went wrong as errors, which nobody keeps', async () => {
+    const { app: own, media } = appOn(bench);
+    const id = await upload(own, 'lost by the store', 'text/plain');
+    const { sha256 } = await media.find(SERVER, id, { waitMs: 0, allowRemote: false });
+    await bench.store.delete(sha256);
+    for (const url of [
+      `/_matrix/client/v1/media/download/${SERVER}/${id}`,
+      `/_matrix/client/v1/media/thumbnail/${SERVER}/${id}?width=32&height=32`,
+      `/_matrix/federation/v1/media/download/${id}`,
+    ]) {
+      const answer = await own.inject({ url });
+      assert.deepEqual([answer.statusCode, answer.json().errcode], [500, 'M_UNKNOWN'], url);
+      for (const header of ['cache-control', 'etag', 'content-disposition'])
+        assert.equal(answer.headers[header], undefined, header);
+    }
+  });
+
   it('answer HEAD by the headers alone', async () => {
     const id = await upload(app, '0123456789', 'text/plain');
     const url = `/_matrix/client/v1/media/download/${SERVER}/${id}`;
