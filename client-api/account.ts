@@ -4,7 +4,8 @@ import type { Deactivation } from '@trellis/users/deactivation.ts';
 import type { Devices } from '@trellis/users/devices.ts';
 import { userLocked } from '@trellis/users/sessions.ts';
 import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
-import type { Stage, Uia } from '@trellis/users/uia.ts';
+import type { Uia } from '@trellis/users/uia.ts';
+import type { Stage } from '@trellis/users/uia-stages.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 

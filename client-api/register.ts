@@ -1,14 +1,17 @@
 import { badJson, forbidden, invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
+import type { AcceptedTerms } from '@trellis/users/accepted-terms.ts';
 import type { Account, Accounts } from '@trellis/users/accounts.ts';
 import type { AppserviceTokens } from '@trellis/users/appservice-users.ts';
 import type { RegistrationTokens } from '@trellis/users/registration-tokens.ts';
 import type { Sessions } from '@trellis/users/sessions.ts';
 import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
 import type { Threepids } from '@trellis/users/threepids.ts';
-import type { Stage, Uia } from '@trellis/users/uia.ts';
+import type { Uia } from '@trellis/users/uia.ts';
+import type { Stage } from '@trellis/users/uia-stages.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { type Authenticate, accessToken } from './authentication.ts';
+import type { SignUpConditions } from './sign-up-conditions.ts';
 
 export interface RegistrationPolicy {
   /** Whoever likes may register. */
@@ -31,6 +34,8 @@ export interface RegisterDeps {
   readonly threepids: Threepids;
   readonly threepidSessions: ThreepidSessions;
   readonly authenticate: Authenticate;
+  readonly conditions: SignUpConditions;
+  readonly acceptedTerms: AcceptedTerms;
 }
 
 const body = Type.Object({
@@ -110,7 +115,8 @@ async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: R
   if (password !== undefined) accounts.checkNewPassword(password);
 
   const uiaRequest = { endpoint: 'POST /register', body, userId: undefined, purpose: 'register' } as const;
-  const { registrationToken, threepids: confirmed } = await uia.complete(uiaRequest, flowsOf(deps));
+  const outcome = await uia.complete(uiaRequest, flowsOf(deps));
+  const { registrationToken, threepids: confirmed } = outcome;
   if (password === undefined) throw missingParam('password is missing');
   await threepids.requireFree(confirmed);
 
@@ -122,6 +128,7 @@ async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: R
   const account = registrationToken
     ? await registrationTokens.use(registrationToken, create)
     : await create();
+  if (outcome.completed.includes('m.login.terms')) await deps.acceptedTerms.accept(account.userId);
   for (const threepid of confirmed) {
     // Another may have had it added since it was looked at: the account is made all the same.
     await threepids.add(account.userId, threepid).catch(unlessRefused);
@@ -131,13 +138,16 @@ async function registerUser(deps: RegisterDeps, request: FastifyRequest, body: R
 }
 
 /** An address that nobody asks for may be confirmed all the same, and is then the account's. */
-function flowsOf({ policy, threepidSessions }: RegisterDeps): Stage[][] {
-  const base: Stage[] = policy.open ? [] : ['m.login.registration_token'];
+function flowsOf({ policy, conditions, threepidSessions }: RegisterDeps): Stage[][] {
+  const base: Stage[] = [];
+  if (conditions.captcha) base.push('m.login.recaptcha');
+  if (conditions.policies) base.push('m.login.terms');
+  if (!policy.open) base.push('m.login.registration_token');
   const email: Stage[] = ['m.login.email.identity'];
   const phone: Stage[] = ['m.login.msisdn'];
   const required = [...(policy.require_email ? email : []), ...(policy.require_phone ? phone : [])];
   if (required.length > 0) return [[...required, ...base]];
-  const flows: Stage[][] = [policy.open ? ['m.login.dummy'] : base];
+  const flows: Stage[][] = [base.length > 0 ? base : ['m.login.dummy']];
   if (threepidSessions.supports('email')) flows.push([...email, ...base]);
   if (threepidSessions.supports('msisdn')) flows.push([...phone, ...base]);
   return flows;

@@ -3,6 +3,7 @@ import { parseJson } from '@trellis/protocol/json.ts';
 import type { ThreepidSessions } from '@trellis/users/threepid-sessions.ts';
 import { asObject } from '@trellis/users/user-identifier.ts';
 import type { FastifyInstance, FastifyReply } from 'fastify';
+import { escapeHtml, sendPage } from './html-page.ts';
 
 export const SUBMIT_TOKEN_PATH = '/_trellis/client/threepid/submit_token';
 
@@ -83,26 +84,6 @@ function submissionIn(value: unknown): Submission | undefined {
 }
 
 function page(reply: FastifyReply, status: number, text: string, more = ''): FastifyReply {
-  return reply
-    .code(status)
-    .type('text/html; charset=utf-8')
-    .header('cache-control', 'no-store')
-    .header('referrer-policy', 'no-referrer')
-    .header(
-      'content-security-policy',
-      "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    )
-    .send(`<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Confirm an address</title></head>
-<body style="font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:4em auto;padding:0 1em">
-<p>${escapeHtml(text)}</p>
-${more}
-</body>
-</html>
-`);
-}
-
-function escapeHtml(text: string): string {
-  return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
+  const body = `<p>${escapeHtml(text)}</p>\n${more}`;
+  return sendPage(reply, status, { title: 'Confirm an address', body });
 }

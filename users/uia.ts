@@ -2,16 +2,9 @@ import { hash, randomBytes } from 'node:crypto';
 import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Accounts } from './accounts.ts';
-import type { RegistrationTokens } from './registration-tokens.ts';
-import type { Purpose, ThreepidSessions, ValidatedThreepid } from './threepid-sessions.ts';
-import { accountOf, asObject, type JsonObject } from './user-identifier.ts';
-
-export type Stage =
-  | 'm.login.password'
-  | 'm.login.dummy'
-  | 'm.login.registration_token'
-  | 'm.login.email.identity'
-  | 'm.login.msisdn';
+import type { Purpose, ValidatedThreepid } from './threepid-sessions.ts';
+import { type Stage, type StageDeps, type StageFailure, type StageSession, Stages } from './uia-stages.ts';
+import { asObject, type JsonObject } from './user-identifier.ts';
 
 export interface UiaRequest {
   /** Method and path, with whatever in the path says what is to be done. */
@@ -30,25 +23,21 @@ export interface UiaOutcome {
   readonly registrationToken: string | undefined;
   /** Addresses that were confirmed. */
   readonly threepids: readonly ValidatedThreepid[];
+  readonly completed: readonly string[];
 }
 
-export interface UiaDeps {
+export interface UiaDeps extends StageDeps {
   readonly db: Queryable;
-  readonly accounts: Accounts;
-  readonly registrationTokens: RegistrationTokens;
-  readonly threepidSessions?: ThreepidSessions;
+  /** What clients have to know for a stage, where it is part of a flow. */
+  readonly params?: Readonly<Partial<Record<Stage, object>>>;
   readonly lifetimeMs?: number;
 }
 
-interface UiaSession {
+interface UiaSession extends StageSession {
   readonly id: string;
   readonly endpoint: string;
-  readonly userId: string | null;
   paramsHash: string | null;
   readonly completed: string[];
-  passwordUserId: string | null;
-  registrationToken: string | null;
-  readonly threepids: ValidatedThreepid[];
   /** Whether the database has it: a request that completes a flow at once needs no session. */
   stored: boolean;
 }
@@ -57,7 +46,7 @@ interface UiaSession {
 export class UiaChallenge extends MatrixError {
   readonly #attempted: boolean;
 
-  constructor(body: JsonObject, failure?: { errcode: string; error: string }) {
+  constructor(body: JsonObject, failure?: StageFailure) {
     super(401, failure?.errcode ?? 'M_FORBIDDEN', failure?.error ?? 'Authentication needed', body);
     this.#attempted = failure !== undefined;
   }
@@ -74,16 +63,16 @@ export class UiaChallenge extends MatrixError {
 export class Uia {
   readonly #db: Queryable;
   readonly #accounts: Accounts;
-  readonly #registrationTokens: RegistrationTokens;
-  readonly #threepidSessions: ThreepidSessions | undefined;
+  readonly #stages: Stages;
+  readonly #params: Readonly<Partial<Record<Stage, object>>>;
   readonly #lifetimeMs: number;
 
-  constructor({ db, accounts, registrationTokens, threepidSessions, lifetimeMs = 900_000 }: UiaDeps) {
-    this.#threepidSessions = threepidSessions;
-    this.#db = db;
-    this.#accounts = accounts;
-    this.#registrationTokens = registrationTokens;
-    this.#lifetimeMs = lifetimeMs;
+  constructor(deps: UiaDeps) {
+    this.#db = deps.db;
+    this.#accounts = deps.accounts;
+    this.#stages = new Stages(deps);
+    this.#params = deps.params ?? {};
+    this.#lifetimeMs = deps.lifetimeMs ?? 900_000;
   }
 
   /** Has the requester confirm by password that it is really them. */
@@ -118,7 +107,7 @@ export class Uia {
         const error = 'This type of authentication is not part of any flow';
         throw await this.#challenge(session, flows, { errcode: 'M_INVALID_PARAM', error });
       }
-      const failure = await this.#attempt(stage, auth, session, request.purpose);
+      const failure = await this.#stages.attempt(stage, auth, session, request.purpose);
       if (failure) throw await this.#challenge(session, flows, failure);
       session.completed.push(stage);
     }
@@ -130,65 +119,38 @@ export class Uia {
       passwordUserId: session.passwordUserId ?? undefined,
       registrationToken: session.registrationToken ?? undefined,
       threepids: session.threepids,
+      completed: session.completed,
     };
   }
 
-  async #attempt(
-    stage: Stage,
-    auth: JsonObject,
-    session: UiaSession,
-    purpose: Purpose | undefined,
-  ): Promise<{ errcode: string; error: string } | undefined> {
-    switch (stage) {
-      case 'm.login.dummy':
-        return undefined;
-      case 'm.login.password': {
-        const wrong = { errcode: 'M_FORBIDDEN', error: 'Invalid username or password' };
-        const found = await accountOf(this.#accounts, auth);
-        if (typeof auth.password !== 'string') return wrong;
-        if (session.userId !== null && found.userId !== session.userId)
-          throw forbidden('The password must be that of your own account');
-        if (!(await this.#accounts.checkPassword(found.userId, auth.password))) return wrong;
-        session.passwordUserId = found.userId;
-        return undefined;
-      }
-      case 'm.login.registration_token':
-        if (typeof auth.token !== 'string' || !(await this.#registrationTokens.isValid(auth.token)))
-          return { errcode: 'M_UNAUTHORIZED', error: 'Invalid registration token' };
-        session.registrationToken = auth.token;
-        return undefined;
-      case 'm.login.email.identity':
-      case 'm.login.msisdn':
-        return this.#confirmedAddress(stage, auth, session, purpose);
-    }
-  }
-
-  /** Clients ask again and again until the link in the mail was followed. */
-  async #confirmedAddress(
-    stage: 'm.login.email.identity' | 'm.login.msisdn',
-    auth: JsonObject,
-    session: UiaSession,
-    purpose: Purpose | undefined,
-  ): Promise<{ errcode: string; error: string } | undefined> {
-    const { sid, client_secret } = asObject(auth.threepid_creds ?? auth.threepidCreds) ?? {};
-    const medium = stage === 'm.login.msisdn' ? 'msisdn' : 'email';
-    const threepid =
-      purpose && (await this.#threepidSessions?.validated(medium, purpose, sid, client_secret));
-    if (!threepid) return { errcode: 'M_UNAUTHORIZED', error: 'This address has not been confirmed yet' };
-    session.threepids.push(threepid);
+  /**
+   * Completes a stage of a session by a page (spec: "Fallback"). The request that the session is for goes on with it.
+   *
+   * @returns what went wrong; `undefined` when the stage is complete
+   */
+  async completeByPage(sessionId: string, stage: Stage, auth: JsonObject): Promise<StageFailure | undefined> {
+    const session = await this.#load(sessionId);
+    if (!session) return { errcode: 'M_UNKNOWN', error: 'The session has expired' };
+    if (session.completed.includes(stage)) return undefined;
+    const failure = await this.#stages.attempt(stage, auth, session, undefined);
+    if (failure) return failure;
+    session.completed.push(stage);
+    await this.#store(session);
     return undefined;
   }
 
   async #challenge(
     session: UiaSession,
     flows: readonly Stage[][],
-    failure?: { errcode: string; error: string },
+    failure?: StageFailure,
   ): Promise<UiaChallenge> {
     await this.#store(session);
+    const stages = new Set(flows.flat());
+    const params = Object.entries(this.#params).filter(([stage]) => stages.has(stage as Stage));
     const body = {
       session: session.id,
       flows: flows.map((stages) => ({ stages })),
-      params: {},
+      params: Object.fromEntries(params),
       ...(session.completed.length > 0 && { completed: session.completed }),
     };
     return new UiaChallenge(body, failure);

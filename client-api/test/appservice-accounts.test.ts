@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, describe, it } from 'node:test';
 import { testDatabase } from '@trellis/storage/testing.ts';
+import { AcceptedTerms } from '@trellis/users/accepted-terms.ts';
 import { Accounts } from '@trellis/users/accounts.ts';
 import type { AppserviceIdentity, AppserviceTokens } from '@trellis/users/appservice-users.ts';
 import { Devices } from '@trellis/users/devices.ts';
@@ -67,6 +68,8 @@ registerRoutes(app, {
   authenticate,
   threepids: new Threepids(db),
   threepidSessions: new ThreepidSessions({ db, accounts, senders: {}, rate: plenty }),
+  conditions: {},
+  acceptedTerms: new AcceptedTerms(db, new Map()),
 });
 loginRoutes(app, {
   accounts,

@@ -1,10 +1,12 @@
 import { accountRoutes } from '@trellis/client-api/account.ts';
 import { adminRoutes } from '@trellis/client-api/admin.ts';
+import { authFallbackRoutes } from '@trellis/client-api/auth-fallback.ts';
 import { type Authenticate, authenticateRequests } from '@trellis/client-api/authentication.ts';
 import { createAuthenticator } from '@trellis/client-api/authenticator.ts';
 import { capabilitiesRoutes } from '@trellis/client-api/capabilities.ts';
 import { devicesRoutes } from '@trellis/client-api/devices.ts';
 import { loginRoutes } from '@trellis/client-api/login.ts';
+import { loginPage } from '@trellis/client-api/login-page.ts';
 import { logoutRoutes } from '@trellis/client-api/logout.ts';
 import { mutualRoomsRoutes } from '@trellis/client-api/mutual-rooms.ts';
 import { openIdRoutes } from '@trellis/client-api/openid.ts';
@@ -53,6 +55,7 @@ import type { Core } from './core.ts';
 import { DirectoryFeed } from './directory-feed.ts';
 import { passwordConfig } from './password-config.ts';
 import { clientExtra } from './rtc.ts';
+import { composeSignUpConditions } from './sign-up-conditions.ts';
 import { composeThreepids } from './threepids.ts';
 
 export interface AccountsParts {
@@ -128,7 +131,8 @@ function accountServices(core: Core, parts: AccountsParts) {
   const registrationTokens = new RegistrationTokens(db);
   const threepids = composeThreepids(core, { accounts, mailer: parts.mailer });
   const { threepidSessions } = threepids;
-  const uia = new Uia({ db, accounts, registrationTokens, threepidSessions });
+  const signUp = composeSignUpConditions(core);
+  const uia = new Uia({ db, accounts, registrationTokens, threepidSessions, ...signUp });
   const authenticate: Authenticate = createAuthenticator({ accounts, sessions, devices, appservices });
   const feed = new DirectoryFeed(rooms, directory, core.log);
   const cleaning = setInterval(
@@ -141,6 +145,7 @@ function accountServices(core: Core, parts: AccountsParts) {
   });
   return {
     ...threepids,
+    ...signUp,
     accounts,
     appservices,
     authenticate,
@@ -209,6 +214,8 @@ function routes(
     forgetsOnLeave: config.rooms.forget_on_leave,
   });
   registerRoutes(scope, { ...services, policy: registration });
+  authFallbackRoutes(scope, services);
+  loginPage(scope);
   loginRoutes(scope, { ...services, discovery: clientDiscovery(wellKnown), isCrossSigningKey });
   logoutRoutes(scope, services);
   ssoRoutes(scope);

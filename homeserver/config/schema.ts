@@ -25,6 +25,17 @@ const rate = (perSecond: number, burst: number) =>
     { additionalProperties: false, default: {} },
   );
 
+/** A document that who registers has to accept: its version, and by language its name and where it is. */
+const policy = Type.Object(
+  { version: text('1.2', { maxLength: 100 }) },
+  {
+    additionalProperties: Type.Object(
+      { name: text('Terms of Service'), url: text('https://example.org/terms', { pattern: '^https?://' }) },
+      { additionalProperties: false },
+    ),
+  },
+);
+
 /** Every option there is; config.sample.yaml explains them. A test holds the two together. */
 export const configSchema = section({
   server_name: text('example.org', {
@@ -93,6 +104,24 @@ export const configSchema = section({
     shared_secret: optional('a long random text'),
     require_email: flag(false),
     require_phone: flag(false),
+    terms: Type.Optional(
+      Type.Record(Type.String({ pattern: '^[a-z0-9_]+$' }), policy, {
+        examples: [{ terms_of_service: { version: '1.2', en: { name: 'Terms', url: 'https://a.example' } } }],
+      }),
+    ),
+    recaptcha: Type.Optional(
+      Type.Object(
+        {
+          public_key: text('6Lc_public'),
+          private_key: text('a long random text'),
+          verify_url: text('https://www.google.com/recaptcha/api/siteverify', {
+            default: 'https://www.google.com/recaptcha/api/siteverify',
+            pattern: '^https?://',
+          }),
+        },
+        { additionalProperties: false, examples: [{ public_key: '6Lc_public', private_key: 'a text' }] },
+      ),
+    ),
   }),
   passwords: section({
     pepper_file: optional('pepper.txt'),

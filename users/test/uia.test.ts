@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { RegistrationTokens } from '../registration-tokens.ts';
-import { type Stage, Uia, UiaChallenge, type UiaRequest } from '../uia.ts';
+import { Uia, UiaChallenge, type UiaRequest } from '../uia.ts';
+import type { Stage } from '../uia-stages.ts';
 import { accountsOn, databaseForFile, PASSWORD } from './fixture.ts';
 
 const db = await databaseForFile();
