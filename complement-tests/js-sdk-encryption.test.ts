@@ -11,21 +11,11 @@ import {
   RoomEvent,
   SyncState,
 } from 'matrix-js-sdk';
-import type { Logger } from 'matrix-js-sdk/lib/logger.js';
 import { checkedFetch } from './harness/conformance.ts';
+import { calmSdk, quiet } from './harness/js-sdk.ts';
 import { register, startServer, type TestServer } from './harness/server.ts';
 
 const LIMIT_MS = 30_000;
-
-const silence = () => {};
-const quiet: Logger = {
-  trace: silence,
-  debug: silence,
-  info: silence,
-  warn: silence,
-  error: silence,
-  getChild: () => quiet,
-};
 
 /** A whole matrix-js-sdk with its Rust crypto in WebAssembly, its keys in memory. */
 async function sdkClient(server: TestServer, localpart: string): Promise<MatrixClient> {
@@ -124,14 +114,7 @@ describe('matrix-js-sdk with end-to-end encryption', () => {
     return client;
   };
   before(async () => {
-    // Parts of the SDK log to the console whatever logger they are given, and its requests leave long timers behind,
-    // which would keep this process alive.
-    console.log = console.debug = console.info = console.warn = console.error = silence;
-    const setTimer = globalThis.setTimeout;
-    globalThis.setTimeout = ((run: () => void, ms?: number, ...rest: []) => {
-      const timer = setTimer(run, ms, ...rest);
-      return (ms ?? 0) >= 10_000 ? timer.unref() : timer;
-    }) as typeof setTimeout;
+    calmSdk();
     [one, two] = await Promise.all([startServer({ name: 'sdk-one' }), startServer({ name: 'sdk-two' })]);
   });
   after(async () => {

@@ -10,21 +10,11 @@ import {
   SyncState,
 } from 'matrix-js-sdk';
 import { CryptoEvent } from 'matrix-js-sdk/lib/crypto-api/index.js';
-import type { Logger } from 'matrix-js-sdk/lib/logger.js';
 import { MSC4108RendezvousSession } from 'matrix-js-sdk/lib/rendezvous/index.js';
 import { eventually } from './harness/client.ts';
 import { checkedFetch } from './harness/conformance.ts';
+import { calmSdk, quiet } from './harness/js-sdk.ts';
 import { login, register, startServer, type TestServer } from './harness/server.ts';
-
-const silence = () => {};
-const quiet: Logger = {
-  trace: silence,
-  debug: silence,
-  info: silence,
-  warn: silence,
-  error: silence,
-  getChild: () => quiet,
-};
 
 interface Account {
   readonly userId: string;
@@ -61,6 +51,7 @@ describe('matrix-js-sdk, beyond the specification', () => {
   let server: TestServer;
   const running: MatrixClient[] = [];
   before(async () => {
+    calmSdk();
     server = await startServer({ name: 'sdk-extensions' });
   });
   after(async () => {

@@ -11,9 +11,9 @@ import {
   RoomMemberEvent,
   SyncState,
 } from 'matrix-js-sdk';
-import type { Logger } from 'matrix-js-sdk/lib/logger.js';
 import { SlidingSync } from 'matrix-js-sdk/lib/sliding-sync.js';
 import { type Client, eventually, type Json, path, refused } from './harness/client.ts';
+import { calmSdk, quiet } from './harness/js-sdk.ts';
 import { register, startServer, type TestServer } from './harness/server.ts';
 
 let server: TestServer;
@@ -149,16 +149,6 @@ describe('sliding sync', () => {
   });
 });
 
-const silence = () => {};
-const quiet: Logger = {
-  trace: silence,
-  debug: silence,
-  info: silence,
-  warn: silence,
-  error: silence,
-  getChild: () => quiet,
-};
-
 /** A matrix-js-sdk that syncs in no other way, with its Rust crypto in WebAssembly. */
 async function sdkClient(account: Client): Promise<MatrixClient> {
   const client = createClient({
@@ -192,14 +182,7 @@ describe('matrix-js-sdk on sliding sync', () => {
   let alice: MatrixClient;
   let bob: MatrixClient;
   before(async () => {
-    // Parts of the SDK log to the console whatever logger they are given, and its requests leave long timers behind,
-    // which would keep this process alive.
-    console.log = console.debug = console.info = console.warn = console.error = silence;
-    const setTimer = globalThis.setTimeout;
-    globalThis.setTimeout = ((run: () => void, ms?: number, ...rest: []) => {
-      const timer = setTimer(run, ms, ...rest);
-      return (ms ?? 0) >= 10_000 ? timer.unref() : timer;
-    }) as typeof setTimeout;
+    calmSdk();
     alice = await sdkClient(await register(server.url, 'alice'));
     bob = await sdkClient(await register(server.url, 'bob'));
   });
