@@ -82,7 +82,7 @@ export class IncomingPdus {
   async resume(): Promise<void> {
     const { staged } = this.#parts;
     let last = 0;
-    for (;;) {
+    while (!this.#closed) {
       const batch = await staged.after(last, READ_AT_A_TIME);
       if (batch.length === 0) return;
       last = batch.at(-1)!.id;
@@ -120,7 +120,10 @@ export class IncomingPdus {
           if (left > 0) this.#underWay.set(origin, left);
           else this.#underWay.delete(origin);
         });
-      work.catch((err: unknown) => this.#parts.log.warn({ err, origin, roomId }, 'receiving events failed'));
+      work.catch((err: unknown) => {
+        // What a stop breaks off is put aside, or was not acknowledged and comes again.
+        if (!this.#closed) this.#parts.log.warn({ err, origin, roomId }, 'receiving events failed');
+      });
       return work;
     });
   }

@@ -59,7 +59,8 @@ export class Cluster {
     };
     this.#repairs.add(end);
     if (this.#healed) return end();
-    const timer = setTimeout(end, (fault.until - fault.at) * 1000 - (performance.now() - begun));
+    const left = (fault.until - fault.at) * 1000 - (performance.now() - begun);
+    const timer = setTimeout(end, Math.max(0, left));
     await done.promise;
     clearTimeout(timer);
     await ended;
