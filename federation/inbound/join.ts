@@ -45,27 +45,28 @@ export function joinRoutes(app: FastifyInstance, deps: HandshakeDeps): void {
   );
 
   for (const version of ['v1', 'v2'] as const)
-    app.put<{ Params: { roomId: string; eventId: string }; Body: JsonValue }>(
-      `/_matrix/federation/${version}/send_join/:roomId/:eventId`,
-      async (request, reply) => {
-        const { roomId, eventId } = request.params;
-        const origin = originOf(request);
-        const room = await completeRoom(rooms, roomId, origin);
-        const sent = { roomId, eventId, body: request.body };
-        const pdu = ownMembershipEvent(sent, 'join', room.version, origin);
-        if (!room.isJoined(pdu.sender as string)) deps.requireSpace?.(room);
-        const signed = await countersigned(deps, room, pdu);
-        const join = await accept(
-          deps,
-          origin,
-          await verifiedEvent(signed, eventId, room.version, deps.verifier),
-        );
-        const answer = await sendJoinAnswer(rooms, join, version);
-        return reply
-          .type('application/json; charset=utf-8')
-          .send(Readable.from(answer, { objectMode: false }));
-      },
-    );
+    app.put<{
+      Params: { roomId: string; eventId: string };
+      Querystring: { omit_members?: string | string[] };
+      Body: JsonValue;
+    }>(`/_matrix/federation/${version}/send_join/:roomId/:eventId`, async (request, reply) => {
+      const { roomId, eventId } = request.params;
+      const origin = originOf(request);
+      const room = await completeRoom(rooms, roomId, origin);
+      const sent = { roomId, eventId, body: request.body };
+      const pdu = ownMembershipEvent(sent, 'join', room.version, origin);
+      if (!room.isJoined(pdu.sender as string)) deps.requireSpace?.(room);
+      const servers = [...room.servers.keys()];
+      const signed = await countersigned(deps, room, pdu);
+      const join = await accept(
+        deps,
+        origin,
+        await verifiedEvent(signed, eventId, room.version, deps.verifier),
+      );
+      const omitMembers = version === 'v2' && request.query.omit_members === 'true';
+      const answer = await sendJoinAnswer(rooms, join, { version, servers, omitMembers });
+      return reply.type('application/json; charset=utf-8').send(Readable.from(answer, { objectMode: false }));
+    });
 }
 
 /** With this server's signature where the join says that one of its users authorised it, and one does. */

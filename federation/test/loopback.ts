@@ -3,20 +3,24 @@ import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
+import { Resync } from '@trellis/rooms/partial-state/resync.ts';
 import { Receiver } from '@trellis/rooms/receive.ts';
 import { RemoteMembershipByHandshake } from '@trellis/rooms/remote-membership.ts';
 import type { RemoteServers } from '@trellis/rooms/remote-servers.ts';
 import { type TestEngine, testEngine, testVerifier } from '@trellis/rooms/test/engine.ts';
 import { ThirdPartyInvites } from '@trellis/rooms/third-party-invites.ts';
 import Fastify, { type FastifyInstance } from 'fastify';
+import { eventRoutes } from '../inbound/events.ts';
 import { type InviteDeps, inviteRoutes } from '../inbound/invite.ts';
 import { joinRoutes } from '../inbound/join.ts';
 import { knockRoutes } from '../inbound/knock.ts';
 import { leaveRoutes } from '../inbound/leave.ts';
+import { stateRoutes } from '../inbound/state.ts';
 import { thirdPartyInviteRoutes } from '../inbound/third-party-invite.ts';
 import type { FederationClient, FederationRequest } from '../outbound/client.ts';
 import { FederationError } from '../outbound/federation-error.ts';
 import { remoteExchange, remoteHandshakes } from '../outbound/remote-membership.ts';
+import { remoteServers } from '../outbound/remote-servers.ts';
 
 /** A server with the handshakes of both sides, reached by its name without any network. */
 export interface LoopbackServer extends TestEngine {
@@ -25,6 +29,8 @@ export interface LoopbackServer extends TestEngine {
   readonly remote: RemoteMembershipByHandshake;
   readonly members: Membership;
   readonly thirdPartyInvites: ThirdPartyInvites;
+  /** Fetches the members of rooms that were joined without them, once it is told to. */
+  newResync(): Resync;
   /** Makes a request to this server as another. */
   request(
     origin: string,
@@ -37,18 +43,27 @@ export interface Answer {
   readonly body: JsonValue;
 }
 
+interface LoopbackOptions {
+  /** Joins rooms without their members first. */
+  readonly partial?: boolean;
+}
+
+const silent = { info: () => {}, warn: () => {} };
 const servers = new Map<string, LoopbackServer>();
 /** Servers that do not answer for now. */
 export const unreachable = new Set<string>();
 
 export async function loopbackServer(
   serverName: string,
-  policy: Partial<Pick<InviteDeps, 'mayInvite' | 'isLocalUser'>> = {},
+  policy: Partial<Pick<InviteDeps, 'mayInvite' | 'isLocalUser'>> & LoopbackOptions = {},
 ): Promise<LoopbackServer> {
   const engine = await testEngine(serverName);
   const { rooms, memberships } = engine;
   const verifier = testVerifier;
-  const receiver = new Receiver({ rooms, verifier, remote: nothingToFetch });
+  const fetches = policy.partial ? remoteServers(loopbackClient(serverName)) : nothingToFetch;
+  const receiver = new Receiver({ rooms, verifier, remote: fetches });
+  const newResync = () =>
+    new Resync({ rooms, receiver, log: silent, retryMs: 50, deviceListsPosition: () => 0 });
   const remote = new RemoteMembershipByHandshake({
     rooms,
     memberships,
@@ -56,6 +71,7 @@ export async function loopbackServer(
     receiver,
     handshakes: remoteHandshakes(loopbackClient(serverName)),
     joins: new JoinsUnderWay(),
+    ...(policy.partial ? { resync: { begin: () => {}, deviceListsPosition: () => 0 } } : {}),
   });
   const app = Fastify({ ajv: { customOptions: { coerceTypes: false, removeAdditional: false } } });
   app.setErrorHandler((error: Error & { validation?: unknown }, _request, reply) => {
@@ -80,6 +96,8 @@ export async function loopbackServer(
   const exchange = remoteExchange(loopbackClient(serverName));
   const thirdPartyInvites = new ThirdPartyInvites({ rooms, remote, exchange, ...policy });
   thirdPartyInviteRoutes(app, { rooms, thirdPartyInvites });
+  stateRoutes(app, { rooms });
+  eventRoutes(app, { rooms });
   await app.ready();
   const server: LoopbackServer = {
     ...engine,
@@ -88,6 +106,7 @@ export async function loopbackServer(
     remote,
     members: engine.membership(remote),
     thirdPartyInvites,
+    newResync,
     createRoom: (creator, request) => engine.createRoom(creator, request, remote),
     request: (origin, request) => inject(app, origin, request),
     async close() {

@@ -1,0 +1,32 @@
+import { parseArgs } from 'node:util';
+import { simulatedRoom } from './room.ts';
+import { ResidentServers } from './server.ts';
+
+const { values } = parseArgs({
+  options: {
+    members: { type: 'string', default: '10000' },
+    servers: { type: 'string', default: '10' },
+    port: { type: 'string', default: '18600' },
+    cert: { type: 'string' },
+    key: { type: 'string' },
+    full: { type: 'boolean', default: false },
+  },
+});
+
+const room = await simulatedRoom({
+  members: Number(values.members),
+  servers: Number(values.servers),
+  port: Number(values.port),
+});
+const resident = new ResidentServers({
+  room,
+  certFile: values.cert!,
+  keyFile: values.key!,
+  full: values.full,
+});
+await resident.listen();
+console.log(room.roomId);
+process.on('SIGTERM', () => {
+  console.error(JSON.stringify(Object.fromEntries(resident.counts)));
+  process.exit(0);
+});
