@@ -41,32 +41,47 @@ interface Line {
 export class Deliveries {
   readonly #deps: DeliveriesDeps;
   readonly #store: DeliveryStore;
-  readonly #lines: Line[];
+  #lines: Line[] = [];
+  #feed: NewsFeed | undefined;
+  #started = false;
 
   constructor(deps: DeliveriesDeps) {
     this.#deps = deps;
     this.#store = new DeliveryStore(deps.rooms.parts.db);
-    const services = deps.services.all.filter(({ registration }) => registration.url !== undefined);
-    if (services.length === 0) {
-      this.#lines = [];
-      return;
-    }
-    const feed = new NewsFeed(deps.rooms, () => {
-      for (const { delivery } of this.#lines) delivery.wake();
-    });
-    this.#lines = services.map((service) => this.#line(service, feed));
-    this.#listen();
+    for (const service of deps.services.all) this.#open(service);
   }
 
   /** Reads what was outstanding when the process ended. */
   async prepare(): Promise<void> {
-    await this.#store.keepOnly(this.#lines.map(({ service }) => service.id));
+    // Those registered since this was made.
+    for (const service of this.#deps.services.all)
+      if (!this.#lines.some((line) => line.service === service)) this.#open(service);
+    await this.forgetOthers();
     for (const { service, delivery } of this.#lines)
       await delivery.prepare(await this.#store.load(service.id));
   }
 
+  /** Services that are registered no longer begin anew if they ever come back. */
+  async forgetOthers(): Promise<void> {
+    await this.#store.keepOnly(this.#lines.map(({ service }) => service.id));
+  }
+
+  /** A service that was registered while the server runs. */
+  async add(service: Appservice): Promise<void> {
+    const line = this.#open(service);
+    await line?.delivery.prepare(await this.#store.load(service.id));
+    if (this.#started) line?.delivery.start();
+  }
+
+  async remove(id: string): Promise<void> {
+    const line = this.#lines.find(({ service }) => service.id === id);
+    this.#lines = this.#lines.filter((other) => other !== line);
+    await line?.delivery.close(CLOSE_WAIT_MS);
+  }
+
   /** To be called when the server takes requests: services make some about what they are told. */
   start(): void {
+    this.#started = true;
     for (const { delivery } of this.#lines) delivery.start();
   }
 
@@ -82,6 +97,17 @@ export class Deliveries {
 
   async close(): Promise<void> {
     await Promise.all(this.#lines.map(({ delivery }) => delivery.close(CLOSE_WAIT_MS)));
+  }
+
+  #open(service: Appservice): Line | undefined {
+    if (service.registration.url === undefined) return undefined;
+    if (!this.#feed) this.#listen();
+    this.#feed ??= new NewsFeed(this.#deps.rooms, () => {
+      for (const { delivery } of this.#lines) delivery.wake();
+    });
+    const line = this.#line(service, this.#feed);
+    this.#lines.push(line);
+    return line;
   }
 
   #line(service: Appservice, feed: NewsFeed): Line {
@@ -124,45 +150,47 @@ export class Deliveries {
     return { service, delivery, ephemeral, messages, devices };
   }
 
-  /** Each stream is listened to only if a service wants to hear of it. */
   #listen(): void {
     const { streams } = this.#deps;
-    const ephemeral = this.#lines.filter(({ service }) => service.wantsEphemeral);
-    const deviceNews = this.#lines.filter(({ service }) => service.registration.deviceNews);
-    if (ephemeral.length > 0) {
-      streams.receipts.subscribe((_pos, receipt) => {
-        for (const line of ephemeral) {
-          line.ephemeral.addReceipt(receipt);
-          line.delivery.wake();
-        }
-      });
-      streams.typing.subscribe((_pos, { roomId, userIds }) => {
-        for (const line of answering(ephemeral)) {
-          line.ephemeral.setTyping(roomId, userIds);
-          line.delivery.wake();
-        }
-      });
-      streams.presence.subscribe((_pos, { userId, state }) => {
-        for (const line of answering(ephemeral)) {
-          line.ephemeral.setPresence(userId, state);
-          line.delivery.wake();
-        }
-      });
-    }
-    const messages = new Set([...ephemeral, ...deviceNews]);
-    if (messages.size > 0)
-      streams.toDevice.subscribe((_pos, { userId, deviceId }) => {
-        for (const line of messages) if (line.messages.note(userId, deviceId)) line.delivery.wake();
-      });
-    if (deviceNews.length > 0)
-      streams.deviceLists.subscribe((_pos, { userId, servers, onlyFor }) => {
-        if (servers !== undefined || onlyFor !== undefined) return;
-        for (const line of deviceNews) {
-          line.devices.note(userId);
-          line.delivery.wake();
-        }
-      });
+    streams.receipts.subscribe((_pos, receipt) => {
+      for (const line of this.#lines.filter(wantsEphemeral)) {
+        line.ephemeral.addReceipt(receipt);
+        line.delivery.wake();
+      }
+    });
+    streams.typing.subscribe((_pos, { roomId, userIds }) => {
+      for (const line of answering(this.#lines.filter(wantsEphemeral))) {
+        line.ephemeral.setTyping(roomId, userIds);
+        line.delivery.wake();
+      }
+    });
+    streams.presence.subscribe((_pos, { userId, state }) => {
+      for (const line of answering(this.#lines.filter(wantsEphemeral))) {
+        line.ephemeral.setPresence(userId, state);
+        line.delivery.wake();
+      }
+    });
+    streams.toDevice.subscribe((_pos, { userId, deviceId }) => {
+      for (const line of this.#lines)
+        if (wantsEphemeral(line) || wantsDeviceNews(line))
+          if (line.messages.note(userId, deviceId)) line.delivery.wake();
+    });
+    streams.deviceLists.subscribe((_pos, { userId, servers, onlyFor }) => {
+      if (servers !== undefined || onlyFor !== undefined) return;
+      for (const line of this.#lines.filter(wantsDeviceNews)) {
+        line.devices.note(userId);
+        line.delivery.wake();
+      }
+    });
   }
+}
+
+function wantsEphemeral({ service }: Line): boolean {
+  return service.wantsEphemeral;
+}
+
+function wantsDeviceNews({ service }: Line): boolean {
+  return service.registration.deviceNews;
 }
 
 /** Others will have no use for what passes. */

@@ -48,17 +48,37 @@ export class Appservice implements AppserviceIdentity {
 
 /** All application services of this server. */
 export class Appservices implements AppserviceTokens {
-  readonly all: readonly Appservice[];
-  readonly #byId: ReadonlyMap<string, Appservice>;
+  readonly #serverName: string;
+  readonly #byId = new Map<string, Appservice>();
   /** By the hash of the token: what the time of a look-up tells of it leads to no token. */
-  readonly #byToken: ReadonlyMap<string, Appservice>;
+  readonly #byToken = new Map<string, Appservice>();
+  #all: readonly Appservice[] = [];
 
   constructor(registrations: readonly Registration[], serverName: string) {
-    this.all = registrations.map((registration) => new Appservice(registration, serverName));
-    this.#byId = new Map(this.all.map((service) => [service.id, service]));
-    this.#byToken = new Map(
-      this.all.map((service) => [hash('sha256', service.registration.asToken), service]),
-    );
+    this.#serverName = serverName;
+    for (const registration of registrations) this.set(registration);
+  }
+
+  get all(): readonly Appservice[] {
+    return this.#all;
+  }
+
+  /** In place of the one with its id, if there is one. */
+  set(registration: Registration): Appservice {
+    this.delete(registration.id);
+    const service = new Appservice(registration, this.#serverName);
+    this.#byId.set(service.id, service);
+    this.#byToken.set(hash('sha256', registration.asToken), service);
+    this.#all = [...this.#byId.values()];
+    return service;
+  }
+
+  delete(id: string): void {
+    const service = this.#byId.get(id);
+    if (!service) return;
+    this.#byId.delete(id);
+    this.#byToken.delete(hash('sha256', service.registration.asToken));
+    this.#all = [...this.#byId.values()];
   }
 
   get(id: string): Appservice | undefined {

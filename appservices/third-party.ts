@@ -16,16 +16,20 @@ const MAX_FOUND = 1000;
 
 /** What bridges know of the networks that they lead to ("Third-party networks"). */
 export class AppserviceNetworks {
-  readonly #services: readonly Appservice[];
+  readonly #registered: Appservices;
   readonly #client: AppserviceClient;
   readonly #described = new LRUCache<string, { description: JsonObject | undefined }>({
     max: MAX_PROTOCOLS,
     ttl: PROTOCOL_TTL_MS,
   });
 
-  constructor({ all }: Appservices, client: AppserviceClient) {
-    this.#services = all.filter(({ registration }) => registration.url !== undefined);
+  constructor(services: Appservices, client: AppserviceClient) {
+    this.#registered = services;
     this.#client = client;
+  }
+
+  get #services(): Appservice[] {
+    return this.#registered.all.filter(({ registration }) => registration.url !== undefined);
   }
 
   /** Where several services serve one protocol, their instances go together. */

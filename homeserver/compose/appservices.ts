@@ -1,22 +1,25 @@
+import { appserviceAdminRoutes } from '@trellis/appservices/admin-routes.ts';
 import { AppserviceClient } from '@trellis/appservices/client.ts';
 import { Deliveries } from '@trellis/appservices/deliveries.ts';
 import type { KeyCounts } from '@trellis/appservices/device-news.ts';
 import { pingRoutes } from '@trellis/appservices/ping.ts';
 import { Queries } from '@trellis/appservices/queries.ts';
+import { Registrar } from '@trellis/appservices/registrar.ts';
 import {
   loadRegistrations,
   type Registration,
   RegistrationError,
 } from '@trellis/appservices/registration.ts';
-import { Appservices } from '@trellis/appservices/registry.ts';
+import { type Appservice, Appservices } from '@trellis/appservices/registry.ts';
 import { RoomAliases } from '@trellis/appservices/room-aliases.ts';
 import { AppserviceNetworks } from '@trellis/appservices/third-party.ts';
 import { requesterOf } from '@trellis/client-api/authentication.ts';
 import type { ThirdPartyNetworks } from '@trellis/client-api/third-party.ts';
+import { forbidden } from '@trellis/protocol/errors.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { Accounts } from '@trellis/users/accounts.ts';
 import type { AppserviceTokens } from '@trellis/users/appservice-users.ts';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { ConfigError } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import type { Core } from './core.ts';
@@ -56,6 +59,7 @@ export function composeAppservices(core: Core): AppservicesArea {
   const client = new AppserviceClient();
   const queries = new Queries(services, client);
   let deliveries: Deliveries | undefined;
+  let registrar: Registrar | undefined;
   return {
     tokens: {
       byToken(asToken) {
@@ -84,8 +88,12 @@ export function composeAppservices(core: Core): AppservicesArea {
         received: toDeviceReceived,
       });
       deliveries = started;
+      const makeSender = (service: Appservice) => senderOf(service, accounts);
+      const registered = new Registrar({ ...core, services, deliveries: started, makeSender });
+      registrar = registered;
       core.onReady(async () => {
-        await makeSenders(services, accounts);
+        await registered.load();
+        for (const service of services.all) await makeSender(service);
         await started.prepare();
       });
       core.onClose(async () => {
@@ -96,6 +104,7 @@ export function composeAppservices(core: Core): AppservicesArea {
 
     clientRoutes(scope) {
       scope.addHook('onListen', async () => deliveries?.start());
+      if (registrar) appserviceAdminRoutes(scope, { registrar, requireAdministrator });
       pingRoutes(scope, {
         services,
         client,
@@ -106,9 +115,12 @@ export function composeAppservices(core: Core): AppservicesArea {
   };
 }
 
-/** The users that services act as when they name no other. */
-async function makeSenders({ all }: Appservices, accounts: Accounts): Promise<void> {
-  for (const { id, senderUserId, registration } of all)
-    if (!(await accounts.get(senderUserId)))
-      await accounts.create({ localpart: registration.senderLocalpart, appserviceId: id });
+function requireAdministrator(request: FastifyRequest): void {
+  if (!requesterOf(request).isAdmin) throw forbidden('You are not an administrator');
+}
+
+/** Makes the user that a service acts as when it names no other. */
+async function senderOf({ id, senderUserId, registration }: Appservice, accounts: Accounts): Promise<void> {
+  if (!(await accounts.get(senderUserId)))
+    await accounts.create({ localpart: registration.senderLocalpart, appserviceId: id });
 }
