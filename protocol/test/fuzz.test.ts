@@ -308,7 +308,7 @@ test('push rules of any form are refused, or are kept, read back and evaluated (
             content: { ...more, body },
           };
           timed(() => {
-            const room = { memberCount: 3, levels: undefined } as never;
+            const room = { memberCount: 3, senderPowerLevel: 0, notificationLevel: () => 50 };
             evaluate(compileRules(changes), flattenEvent(event as never, room), {
               userId: '@a:x',
               displayName: 'a',
