@@ -8,7 +8,7 @@ import {
   type SearchIndex,
   type SearchKey,
 } from '@trellis/rooms/search-index.ts';
-import { wordsOf } from '@trellis/rooms/search-words.ts';
+import { searchTermsOf } from '@trellis/rooms/search-words.ts';
 import { visibleEvents } from '@trellis/rooms/visibility.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { FastifyInstance } from 'fastify';
@@ -93,7 +93,8 @@ async function searchEvents(
   if (order !== 'rank' && order !== 'recent') throw invalidParam('order_by must be "rank" or "recent"');
   const groups = groupsOf(criteria);
   const keys = keysOf(criteria);
-  const words = [...new Set(wordsOf(criteria.search_term))].slice(0, MAX_TERMS);
+  const terms = searchTermsOf(criteria.search_term);
+  const words = terms.words.slice(0, MAX_TERMS);
   const place = nextBatch ? parseSearchToken(nextBatch) : undefined;
   const limit = Math.max(1, Math.min(filter.limit ?? DEFAULT_LIMIT, MAX_LIMIT));
 
@@ -111,7 +112,7 @@ async function searchEvents(
   });
   const parts = [
     `"count":${count}`,
-    `"highlights":${JSON.stringify(words)}`,
+    `"highlights":${JSON.stringify(terms.highlights.slice(0, MAX_TERMS))}`,
     `"results":[${(await Promise.all(found.map((one) => resultJson(deps, reader, criteria, filter, one)))).join(',')}]`,
   ];
   if (groups.length > 0) parts.push(`"groups":${JSON.stringify(groupsJson(found, groups, next))}`);

@@ -31,6 +31,10 @@ describe('search', () => {
     assert.equal(all.count, 3);
     assert.ok(all.highlights.includes('bread'));
     assert.deepEqual(found(await search(alice, { search_term: '天気' })), [ids[3]]);
+    const cities = await alice.sendText(room, '我喜欢北京大学');
+    assert.deepEqual(found(await search(alice, { search_term: '京大' })), [cities]);
+    const school = await alice.sendText(room, 'ผมไปโรงเรียนทุกวัน');
+    assert.deepEqual(found(await search(alice, { search_term: 'เรียน' })), [school]);
     assert.deepEqual(
       found(await search(alice, { search_term: 'kitchen', keys: ['content.name'] })).length,
       1,
