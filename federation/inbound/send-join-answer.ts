@@ -7,8 +7,6 @@ import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 
 /** Events in one piece of the answer: what is held in memory of a room of any size. */
 const PIECE = 250;
-/** So few members are not worth a second request. */
-const FEW_MEMBERS = 50;
 const MAX_HEROES = 5;
 
 export interface SendJoinOptions {
@@ -50,17 +48,12 @@ export async function sendJoinAnswer(
 
 /**
  * The state but for the members; those by whom a room without a name is called stay, and so does what was known of the
- * one who joins. `undefined` when it would not be much smaller.
+ * one who joins. Also in small rooms: Synapse, given all members at once, leaves events out of pages of the history
+ * that it fetches later, which it does not when it has asked for the state at the join first.
  */
-function withoutMembers(state: Snapshot, room: Room | undefined, join: StoredEvent): number[] | undefined {
+function withoutMembers(state: Snapshot, room: Room | undefined, join: StoredEvent): number[] {
   const nids: number[] = [];
-  let members = 0;
-  for (const [key, { nid }] of state.entries()) {
-    const [type] = splitStateKey(key);
-    if (type === 'm.room.member') members++;
-    else nids.push(nid);
-  }
-  if (members <= FEW_MEMBERS) return undefined;
+  for (const [key, { nid }] of state.entries()) if (splitStateKey(key)[0] !== 'm.room.member') nids.push(nid);
   const own = state.get('m.room.member', join.stateKey!);
   if (own) nids.push(own.nid);
   const isNamed =
