@@ -55,7 +55,7 @@ function fileLine(done, total, { file, counts, duration_ms, success }, reasons) 
   const place = `[${String(done).padStart(String(total).length)}/${total}]`;
   const parts = [`${counts.tests} tests`, seconds(duration_ms)];
   if (counts.failed + counts.cancelled > 0) parts.unshift(`${counts.failed + counts.cancelled} FAILED`);
-  if (counts.skipped > 0) parts.push(`${counts.skipped} skipped: ${[...reasons].join('; ')}`);
+  if (reasons) parts.push(`skipped: ${[...reasons].join('; ')}`);
   return `${place} ${success ? '✔' : '✖'} ${shortName(file)}  ${parts.join(', ')}\n`;
 }
 
