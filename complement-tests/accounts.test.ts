@@ -155,6 +155,10 @@ describe('accounts', () => {
     it('are locked, and unlocked with their sessions intact', async () => {
       const bob = await server.register('bob');
       const lock = path`/v1/admin/lock/${bob.userId}`;
+      await bob.join(await alice.createRoom());
+      const isFound = async () =>
+        (await alice.post('/v3/user_directory/search', { search_term: 'bob' })).results.length > 0;
+      assert.ok(await isFound());
       await refused(alice.put(lock, { locked: true }), 403, 'M_FORBIDDEN');
       assert.deepEqual(await admin.put(lock, { locked: true }), { locked: true });
       const answer = await bob.request('GET', '/_matrix/client/v3/account/whoami');
@@ -168,6 +172,7 @@ describe('accounts', () => {
       const changed = await ask('POST', '/_matrix/client/v3/account/password', { body: change });
       assert.deepEqual([changed.status, changed.body.errcode], [401, 'M_USER_LOCKED']);
       assert.deepEqual(await admin.get(lock), { locked: true });
+      assert.ok(!(await isFound()));
       await admin.put(lock, { locked: false });
       await bob.get('/v3/account/whoami');
       await admin.put(lock, { locked: true });

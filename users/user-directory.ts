@@ -36,6 +36,8 @@ const MAX_CANDIDATES = 2000;
 const MAX_SIMILAR = 500;
 const VISIBILITY_BATCH = 100;
 const MAX_NAME = 256;
+/** Nobody can talk to who is locked out. */
+const SHOWN = 'NOT EXISTS (SELECT FROM accounts a WHERE a.user_id = d.user_id AND a.locked)';
 const MAX_URL = 1000;
 
 interface Candidate {
@@ -151,7 +153,7 @@ export class UserDirectory {
                SELECT user_id FROM user_directory_words
                WHERE word >= $2 AND word < $2 || $3 ORDER BY word LIMIT $5) AS first) AS c
          JOIN user_directory d ON d.user_id = c.user_id
-       WHERE d.user_id <> $1 ${matches.join(' ')}
+       WHERE d.user_id <> $1 AND ${SHOWN} ${matches.join(' ')}
        ORDER BY (SELECT count(*) FROM user_directory_words w WHERE w.user_id = d.user_id AND w.word = ANY($4)) DESC,
          d.local DESC, d.display_name IS NULL, d.avatar_url IS NULL, d.user_id`,
       [this.#leftOut(requesterId), longest, '\u{10FFFF}', words, MAX_CANDIDATES, ...others],
@@ -174,7 +176,7 @@ export class UserDirectory {
                JOIN user_directory_typos t ON t.variant = v.variant
              GROUP BY t.user_id HAVING count(DISTINCT v.word) = $4 LIMIT $5) AS c
          JOIN user_directory d ON d.user_id = c.user_id
-       WHERE d.user_id <> $1 ORDER BY d.local DESC, d.user_id`,
+       WHERE d.user_id <> $1 AND ${SHOWN} ORDER BY d.local DESC, d.user_id`,
       [
         this.#leftOut(requesterId),
         variants.map(({ variant }) => variant),
