@@ -31,6 +31,15 @@ describe('room creation and state', () => {
     });
   }
 
+  it('makes different rooms of requests that come in the same millisecond', async () => {
+    // The id of a room of version 12 is the hash of its create event.
+    const names = Array.from({ length: 20 }, (_, i) => `Room ${i}`);
+    const rooms = await Promise.all(names.map((name) => alice.createRoom({ room_version: '12', name })));
+    assert.equal(new Set(rooms).size, names.length);
+    for (const [i, room] of rooms.entries())
+      assert.equal((await alice.getState(room, 'm.room.name')).name, names[i]);
+  });
+
   it('follows the visibility where no preset is given', async () => {
     const open = await alice.createRoom({ visibility: 'public' });
     assert.equal((await alice.getState(open, 'm.room.join_rules')).join_rule, 'public');

@@ -42,6 +42,9 @@ const PRESETS = {
   public_chat: { join_rule: 'public', guest_access: 'forbidden' },
 } as const;
 
+/** Rooms made in one moment that differ in nothing but it. */
+const MAX_ALIKE = 1_000;
+
 /** Creates a room with all that the request implies, in the order that the spec gives, and invites. */
 export async function createRoom(
   parts: CreateRoomParts,
@@ -58,28 +61,10 @@ export async function createRoom(
 
   const alias =
     request.room_alias_name === undefined ? undefined : await aliases.free(request.room_alias_name);
-  const { serverName, signingKey } = rooms.parts;
-  const createEvent = buildEvent(
-    {
-      ...(version.roomIdIsCreateHash
-        ? {}
-        : { room_id: `!${randomBytes(14).toString('base64url')}:${serverName}` }),
-      sender: creator,
-      type: 'm.room.create',
-      state_key: '',
-      content: creationContent(request, version, creator, preset, invitees),
-      prev_events: [],
-      auth_events: [],
-      depth: 1,
-      origin_server_ts: Date.now(),
-    },
-    { version, key: signingKey, serverName },
-  );
-  checkPdu(createEvent.pdu, version);
+  const content = creationContent(request, version, creator, preset, invitees);
+  const createEvent = await newRoom(rooms, version, creator, content);
   const { roomId } = createEvent;
-  if (alias) await aliases.set(alias, roomId, creator, [serverName]);
-
-  await rooms.create(roomId, version);
+  if (alias) await aliases.set(alias, roomId, creator, [rooms.parts.serverName]);
   try {
     await appendInitial(parts, creator, request, { createEvent, version, preset, alias, invitees });
   } catch (error) {
@@ -90,6 +75,41 @@ export async function createRoom(
   for (const invitee of invitees)
     await membership.invite(roomId, creator, invitee, request.is_direct ? { is_direct: true } : {});
   return roomId;
+}
+
+/**
+ * Makes a room and its create event. Where the room's id is the event's hash, two rooms that begin alike in the same
+ * millisecond would be one: the later begins a little later.
+ */
+async function newRoom(
+  rooms: Rooms,
+  version: RoomVersion,
+  creator: string,
+  content: JsonObject,
+): Promise<RoomEvent> {
+  const { serverName, signingKey } = rooms.parts;
+  const now = Date.now();
+  for (let later = 0; later < MAX_ALIKE; later++) {
+    const createEvent = buildEvent(
+      {
+        ...(version.roomIdIsCreateHash
+          ? {}
+          : { room_id: `!${randomBytes(14).toString('base64url')}:${serverName}` }),
+        sender: creator,
+        type: 'm.room.create',
+        state_key: '',
+        content,
+        prev_events: [],
+        auth_events: [],
+        depth: 1,
+        origin_server_ts: now + later,
+      },
+      { version, key: signingKey, serverName },
+    );
+    checkPdu(createEvent.pdu, version);
+    if (await rooms.createNew(createEvent.roomId, version)) return createEvent;
+  }
+  throw new Error('too many rooms that begin alike are made at the same time');
 }
 
 interface NewRoom {

@@ -144,11 +144,18 @@ export class Rooms {
   async create(roomId: string, version: RoomVersion): Promise<Room> {
     const existing = await this.get(roomId);
     if (existing) return existing;
-    await this.parts.db.query(
-      'INSERT INTO rooms (nid, room_id, version) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO NOTHING',
-      [this.parts.ids.next(), roomId, version.id],
-    );
+    await this.createNew(roomId, version);
     return this.require(roomId);
+  }
+
+  /** Makes the row of a room. Returns false when there is one already. */
+  async createNew(roomId: string, version: RoomVersion): Promise<boolean> {
+    const { db, ids } = this.parts;
+    const made = await db.query(
+      'INSERT INTO rooms (nid, room_id, version) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO NOTHING RETURNING nid',
+      [ids.next(), roomId, version.id],
+    );
+    return made.length > 0;
   }
 
   /** Forgets the live state: after a failed commit, or when the database was changed beneath it. */
