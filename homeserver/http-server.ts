@@ -59,8 +59,10 @@ export function createHttpServer(
       reply,
     ) => {
       const answer = asMatrixError(error);
+      // 502 and 504 tell of another server's failure, which is nothing to be woken up for.
+      const level = answer.status === 502 || answer.status === 504 ? 'warn' : 'error';
       if (answer.status >= 500)
-        request.log.error({ err: error, url: request.routeOptions.url }, 'request failed');
+        request.log[level]({ err: error, url: request.routeOptions.url }, 'request failed');
       const { retry_after_ms: wait } = answer.extra;
       if (answer.status === 429 && typeof wait === 'number')
         reply.header('retry-after', Math.ceil(wait / 1000));
