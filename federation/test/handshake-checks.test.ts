@@ -132,6 +132,28 @@ test('a join is checked like any event, answered with the state before, and acce
   assert.deepEqual(again, { status: 200, body: [200, body] });
 });
 
+test('a join is answered without the members where asked to, in small rooms too', async () => {
+  const roomId = await publicRoom();
+  const join = await fromTemplate(roomId);
+  const { body } = await home.request('evil', {
+    method: 'PUT',
+    path: `/_matrix/federation/v2/send_join/${roomId}/${encodeURIComponent(join.eventId)}`,
+    query: { omit_members: 'true' },
+    body: join.pdu,
+  });
+  const answer = body as unknown as JsonObject & { state: Pdu[]; auth_chain: Pdu[] };
+  assert.equal(answer.members_omitted, true);
+  assert.deepEqual(answer.servers_in_room, ['home']);
+  // The creator is there as the hero by whom a room without a name is called.
+  const members = answer.state.filter(({ type }) => type === 'm.room.member');
+  assert.deepEqual(
+    members.map(({ state_key }) => state_key),
+    [ALICE],
+  );
+  const given = new Set(answer.state.map((pdu) => JSON.stringify(pdu)));
+  assert.ok(!answer.auth_chain.some((pdu) => given.has(JSON.stringify(pdu))));
+});
+
 test('a join that names our user as authorising is signed only when it is theirs to authorise', async () => {
   const roomId = await publicRoom();
   const content = { membership: 'join', join_authorised_via_users_server: ALICE };
