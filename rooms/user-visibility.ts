@@ -8,7 +8,7 @@ const MAX_ROOMS = 300;
 
 /**
  * Whom a user may find (spec: "User Directory"): who shares a room with them, or is in a room that is public or
- * readable by all.
+ * readable by all. They find themselves only in the latter: sharing a room with oneself tells nothing.
  */
 export class UserVisibility {
   readonly #db: Queryable;
@@ -42,7 +42,8 @@ export class UserVisibility {
         name: 'users-sharing-room',
         text: `SELECT DISTINCT m.user_id AS "userId" FROM room_members own
                  JOIN room_members m ON m.room = own.room
-               WHERE own.user_id = $1 AND own.membership = 'join' AND m.user_id = ANY($2) AND m.membership = 'join'`,
+               WHERE own.user_id = $1 AND own.membership = 'join' AND m.user_id = ANY($2) AND m.user_id <> $1
+                 AND m.membership = 'join'`,
       },
       [requesterId, userIds],
     );

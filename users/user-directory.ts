@@ -160,7 +160,7 @@ export class UserDirectory {
     );
   }
 
-  /** Who searches among all users knows their own id; else they are one of those in the rooms that are searched. */
+  /** Who searches among all users knows their own id; else they are one of those in the rooms open to all. */
   #leftOut(requesterId: string): string {
     return this.#searchAllUsers ? requesterId : '';
   }
