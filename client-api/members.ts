@@ -1,5 +1,5 @@
 import { forbidden, invalidParam } from '@trellis/protocol/errors.ts';
-import { splitStateKey } from '@trellis/protocol/event.ts';
+import { type JsonObject, splitStateKey } from '@trellis/protocol/event.ts';
 import { stateAfterEvent, stateAtPosition } from '@trellis/rooms/event-state.ts';
 import { completeRoom } from '@trellis/rooms/partial-state/partial-rooms.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -18,6 +18,9 @@ export interface MembersDeps {
   /** Whether an application service may act as the user. */
   readonly actsAs: (appserviceId: string, userId: string) => boolean;
 }
+
+/** Members read at a time. */
+const AT_A_TIME = 1000;
 
 const MEMBERSHIPS: readonly string[] = ['join', 'invite', 'knock', 'leave', 'ban'];
 
@@ -61,11 +64,18 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
       const ids: string[] = [];
       for (const [, { membership, eventId }] of room.members()) if (membership === 'join') ids.push(eventId);
       const joined: Record<string, object> = Object.create(null);
-      for (const { stateKey, content } of (await rooms.parts.events.getMany(ids)).values())
-        joined[stateKey!] = {
-          display_name: typeof content.displayname === 'string' ? content.displayname : null,
-          avatar_url: typeof content.avatar_url === 'string' ? content.avatar_url : null,
-        };
+      // A few at a time and past the cache, in which a large room's members would leave nothing else.
+      for (let i = 0; i < ids.length; i += AT_A_TIME)
+        for (const json of await rooms.parts.events.jsonByIds(ids.slice(i, i + AT_A_TIME))) {
+          const { state_key: userId, content } = JSON.parse(json) as {
+            state_key: string;
+            content: JsonObject;
+          };
+          joined[userId] = {
+            display_name: typeof content.displayname === 'string' ? content.displayname : null,
+            avatar_url: typeof content.avatar_url === 'string' ? content.avatar_url : null,
+          };
+        }
       return { joined };
     },
   );

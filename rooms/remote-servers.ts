@@ -23,7 +23,13 @@ export interface RemoteServers {
     roomId: string,
     eventId: string,
   ): Promise<{ stateIds: string[]; authChainIds: string[] }>;
-  state(server: string, roomId: string, eventId: string): Promise<{ state: Pdu[]; authChain: Pdu[] }>;
+  /** The events of that state and their auth chains, in any order, handed on as they come. */
+  state(
+    server: string,
+    roomId: string,
+    eventId: string,
+    take: (pdus: readonly Pdu[]) => Promise<void>,
+  ): Promise<void>;
   eventAuth(server: string, roomId: string, eventId: string): Promise<Pdu[]>;
   /** The events `from` and what precedes them. */
   backfill(server: string, roomId: string, from: readonly string[], limit: number): Promise<Pdu[]>;

@@ -1,6 +1,7 @@
 import { stateKeyOf } from '@trellis/protocol/event.ts';
 import { STATUS_CODES } from '@trellis/storage/events.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
+import { PduIntake } from './pdu-intake.ts';
 import { MAX_CHAIN, type RemoteEvents, type RemoteEventsParts } from './remote-events.ts';
 import type { Room } from './room.ts';
 import { settled } from './state-at.ts';
@@ -69,10 +70,10 @@ export class RemoteStates {
     if (all.size > MAX_CHAIN) return undefined;
     const missing = await this.#events.unknownIds([...all]);
     if (missing.length > FETCHED_SINGLY && missing.length > all.size * GOOD_PART) {
-      const { state, authChain } = await remote
-        .state(server, room.roomId, eventId)
-        .catch(() => ({ state: [], authChain: [] }));
-      await this.#events.admit(room, [...authChain, ...state]);
+      const intake = new PduIntake(this.#parts, room);
+      // What came before it broke off is of use all the same.
+      await remote.state(server, room.roomId, eventId, (pdus) => intake.take(pdus)).catch(() => {});
+      await intake.finish();
     } else if (missing.length > 0) await this.#events.fetch(room, [server], missing);
     if (others && !(await this.#isWhole(room, ids.stateIds, others))) return undefined;
     const refs = await this.#refsOf(room, ids.stateIds);

@@ -127,6 +127,15 @@ export class EventStore {
     return rows.map(({ json }) => json);
   }
 
+  /** The PDUs of events as JSON text by event id, past the cache, as `jsonByNids`. */
+  async jsonByIds(eventIds: readonly string[]): Promise<string[]> {
+    const rows = await this.#db.query<{ json: string }>(
+      { name: 'events-json-by-id', text: 'SELECT json FROM events WHERE event_id = ANY($1::text[])' },
+      [eventIds],
+    );
+    return rows.map(({ json }) => json);
+  }
+
   /** The accepted events of a room's order within a range. Soft-failed and rejected ones are not shown to clients. */
   async timeline(roomNid: number, range: TimelineRange): Promise<StoredEvent[]> {
     const forward = range.direction === 'forward';

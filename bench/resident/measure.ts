@@ -1,11 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { makeCertificate } from '../../complement-tests/harness/certificate.ts';
 
 /**
  * Joins a homeserver to a large room that simulated servers hand out, and prints when a client sees it, when the server
@@ -38,20 +36,8 @@ try {
 }
 
 async function startResident(): Promise<{ resident: ChildProcess; roomId: string }> {
-  const { certFile, keyFile } = makeCertificate(mkdtempSync(join(tmpdir(), 'resident-')));
   const { servers, port, full } = values;
-  const args = [
-    '--members',
-    values.members,
-    '--servers',
-    servers,
-    '--port',
-    port,
-    '--cert',
-    certFile,
-    '--key',
-    keyFile,
-  ];
+  const args = ['--members', values.members, '--servers', servers, '--port', port];
   const script = join(import.meta.dirname, 'serve.ts');
   const child = spawn(process.execPath, [script, ...args, ...(full ? ['--full'] : [])], {
     stdio: ['ignore', 'pipe', 'inherit'],

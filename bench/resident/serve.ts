@@ -7,8 +7,6 @@ const { values } = parseArgs({
     members: { type: 'string', default: '10000' },
     servers: { type: 'string', default: '10' },
     port: { type: 'string', default: '18600' },
-    cert: { type: 'string' },
-    key: { type: 'string' },
     full: { type: 'boolean', default: false },
   },
 });
@@ -18,12 +16,7 @@ const room = await simulatedRoom({
   servers: Number(values.servers),
   port: Number(values.port),
 });
-const resident = new ResidentServers({
-  room,
-  certFile: values.cert!,
-  keyFile: values.key!,
-  full: values.full,
-});
+const resident = new ResidentServers({ room, full: values.full });
 await resident.listen();
 console.log(room.roomId);
 process.on('SIGTERM', () => {

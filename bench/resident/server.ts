@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
+import { selfSigned } from '@trellis/federation/test/certificate.ts';
 import type { JsonObject, Pdu } from '@trellis/protocol/event.ts';
 import { makeEvent } from '@trellis/protocol/make-event.ts';
 import { signJson } from '@trellis/protocol/signing.ts';
@@ -8,8 +8,6 @@ import { ROOM_VERSION, type SimulatedEvent, type SimulatedRoom } from './room.ts
 
 export interface ResidentOptions {
   readonly room: SimulatedRoom;
-  readonly certFile: string;
-  readonly keyFile: string;
   /** Answers `/send_join` with all members, whatever it is asked for. */
   readonly full: boolean;
 }
@@ -42,9 +40,8 @@ export class ResidentServers {
   }
 
   async listen(): Promise<void> {
-    const { certFile, keyFile, room } = this.#options;
-    const tls = { cert: readFileSync(certFile), key: readFileSync(keyFile) };
-    for (const server of room.keys.keys()) {
+    const tls = selfSigned(['127.0.0.1']);
+    for (const server of this.#options.room.keys.keys()) {
       const https = createServer(tls, (request, response) => {
         this.#handle(server, request, response).catch((error: unknown) => {
           console.error(error);

@@ -1,7 +1,9 @@
 import type { JsonValue, Pdu } from '@trellis/protocol/event.ts';
 import { AnswerReader, isObject } from './answers.ts';
+import { boundedBody } from './bounded-body.ts';
 import { type FederationClient, path } from './client.ts';
 import { FederationError } from './federation-error.ts';
+import { readLists } from './list-stream.ts';
 
 const MAX_STATE_EVENTS = 1_000_000;
 const STATE_TIMEOUT = 5 * 60_000;
@@ -58,23 +60,30 @@ export async function getEvent(client: FederationClient, destination: string, ev
   return pdu;
 }
 
-/** Room state before an event. */
+/** Room state before an event, with its auth chains: handed on as it comes. */
 export async function getState(
   client: FederationClient,
   destination: string,
   roomId: string,
   eventId: string,
-): Promise<{ state: Pdu[]; authChain: Pdu[] }> {
-  const answer = await client.request({
-    method: 'GET',
-    destination,
-    path: path`/_matrix/federation/v1/state/${roomId}`,
-    query: { event_id: eventId },
-    timeoutMs: STATE_TIMEOUT,
-    maxBytes: STATE_MAX_BYTES,
-  });
-  const read = new AnswerReader(destination, answer);
-  return { state: read.pdus('pdus', MAX_STATE_EVENTS), authChain: read.pdus('auth_chain', MAX_STATE_EVENTS) };
+  take: (pdus: readonly Pdu[]) => Promise<void>,
+): Promise<void> {
+  let count = 0;
+  await client.stream(
+    {
+      method: 'GET',
+      destination,
+      path: path`/_matrix/federation/v1/state/${roomId}`,
+      query: { event_id: eventId },
+      timeoutMs: STATE_TIMEOUT,
+    },
+    ({ body }) =>
+      readLists(boundedBody(body, STATE_MAX_BYTES), ['pdus', 'auth_chain'], async (pdus) => {
+        count += pdus.length;
+        if (count > MAX_STATE_EVENTS) throw new FederationError(destination, 'invalid', 'too many events');
+        await take(pdus);
+      }),
+  );
 }
 
 export async function getStateIds(

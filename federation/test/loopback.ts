@@ -1,3 +1,5 @@
+import { Buffer } from 'node:buffer';
+import { Readable } from 'node:stream';
 import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
@@ -152,7 +154,12 @@ function loopbackClient(serverName: string): FederationClient {
       });
     return body;
   };
-  return { serverName, requestJson, request: requestJson } as unknown as FederationClient;
+  const stream = async (
+    request: FederationRequest,
+    read: (answer: { body: Readable }) => Promise<unknown>,
+  ): Promise<unknown> =>
+    read({ body: Readable.from([Buffer.from(JSON.stringify(await requestJson(request)))]) });
+  return { serverName, requestJson, request: requestJson, stream } as unknown as FederationClient;
 }
 
 const fail = async (): Promise<never> => {

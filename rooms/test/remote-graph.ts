@@ -185,10 +185,17 @@ export class RemoteGraph implements RemoteServers {
     return { stateIds, authChainIds: this.#chain(stateIds) };
   }
 
-  async state(_server: string, _roomId: string, eventId: string) {
+  async state(
+    _server: string,
+    _roomId: string,
+    eventId: string,
+    take: (pdus: readonly Pdu[]) => Promise<void>,
+  ) {
     this.calls.push(`state ${eventId}`);
     const stateIds = [...(this.stateBefore.get(eventId) ?? fail()).values()];
-    return { state: this.#pdus(stateIds), authChain: this.#pdus(this.#chain(stateIds)) };
+    // What authorises the state comes last, as with most servers.
+    await take(this.#pdus(stateIds));
+    await take(this.#pdus(this.#chain(stateIds)));
   }
 
   async eventAuth(_server: string, _roomId: string, eventId: string): Promise<Pdu[]> {

@@ -1,0 +1,109 @@
+import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
+import { makeEvent } from '@trellis/protocol/make-event.ts';
+import { checkIncoming } from './incoming-event.ts';
+import { dependencies, storeOutliers } from './outliers.ts';
+import type { RemoteEventsParts } from './remote-events.ts';
+import type { Room } from './room.ts';
+
+/** A PDU that comes before what authorises it. */
+interface Waiting {
+  readonly id: string;
+  readonly needs: readonly string[];
+  /** As JSON, which takes a fraction of the memory. */
+  readonly json: string;
+}
+
+/** PDUs taken in at a time. */
+const BATCH = 500;
+
+/**
+ * Takes in the PDUs of a state or an auth chain of any size as they come, as outliers: while signatures of a batch are
+ * verified, the one before is stored. Those whose auth events are still to come wait for the end.
+ */
+export class PduIntake {
+  readonly #parts: RemoteEventsParts;
+  readonly #room: Room;
+  /** What is here, or about to be stored. */
+  readonly #known = new Set<string>();
+  #waiting: Waiting[] = [];
+  #storing: Promise<unknown> = Promise.resolve();
+
+  constructor(parts: RemoteEventsParts, room: Room) {
+    this.#parts = parts;
+    this.#room = room;
+  }
+
+  async take(pdus: readonly Pdu[]): Promise<void> {
+    const events = new Map<string, RoomEvent>();
+    for (const { unsigned: _unsigned, ...pdu } of pdus) {
+      const event = viewOf(pdu, this.#room);
+      if (event && !this.#known.has(event.eventId)) events.set(event.eventId, event);
+    }
+    const needs = new Map([...events].map(([id, event]) => [id, dependencies(event, this.#room.version)]));
+    await this.#lookUp(new Set([...events.keys(), ...[...needs.values()].flat()]));
+    const ready: Pdu[] = [];
+    for (const [id, event] of events) {
+      if (this.#known.has(id)) continue;
+      const isReady = needs.get(id)!.every((need) => this.#known.has(need) || events.has(need));
+      if (isReady) ready.push(event.pdu);
+      else this.#waiting.push({ id, needs: needs.get(id)!, json: JSON.stringify(event.pdu) });
+    }
+    await this.#admit(ready);
+  }
+
+  /** All has come: those that waited are taken in as far as they can be authorised now. */
+  async finish(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const ready: Waiting[] = [];
+      const rest: Waiting[] = [];
+      const soon = new Set<string>();
+      for (const each of this.#waiting) {
+        const isReady = each.needs.every((id) => this.#known.has(id) || soon.has(id));
+        (isReady ? ready : rest).push(each);
+        if (isReady) soon.add(each.id);
+      }
+      if (ready.length === 0) break;
+      this.#waiting = rest;
+      for (let i = 0; i < ready.length; i += BATCH)
+        await this.#admit(ready.slice(i, i + BATCH).map(({ json }) => JSON.parse(json) as Pdu));
+    }
+    await this.#storing;
+    // Loops and holes: storing them leaves out what nothing here authorises.
+    const left = this.#waiting.slice(0, BATCH).map(({ json }) => JSON.parse(json) as Pdu);
+    if (left.length > 0) await this.#admit(left);
+    await this.#storing;
+  }
+
+  async #admit(pdus: readonly Pdu[]): Promise<void> {
+    if (pdus.length === 0) return;
+    const { rooms, verifier } = this.#parts;
+    const checked = await checkIncoming(pdus, this.#room.version, verifier);
+    const events = checked.flatMap(({ event }) => (event?.roomId === this.#room.roomId ? event : []));
+    for (const { eventId } of events) this.#known.add(eventId);
+    await this.#storing;
+    this.#storing = storeOutliers(rooms, this.#room, events).then(() => {
+      // Thousands of members would leave nothing else in the cache.
+      for (const { type, eventId } of events)
+        if (type === 'm.room.member') rooms.parts.events.forget(eventId);
+    });
+    // Whoever waits for it next hears of it.
+    this.#storing.catch(() => {});
+  }
+
+  async #lookUp(ids: ReadonlySet<string>): Promise<void> {
+    const unknown = [...ids].filter((id) => !this.#known.has(id));
+    if (unknown.length === 0) return;
+    for (const id of (await this.#parts.rooms.parts.events.nidsOf(unknown)).keys()) this.#known.add(id);
+  }
+}
+
+function viewOf(pdu: Pdu, { version, roomId }: Room): RoomEvent | undefined {
+  try {
+    const event = makeEvent(pdu, version);
+    return typeof event.eventId === 'string' && event.roomId === roomId && Array.isArray(pdu.auth_events)
+      ? event
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
