@@ -14,11 +14,14 @@ import { type Backfilled, type Gap, placeBackfilled } from './place-backfilled.t
 import type { Receiver } from './receive.ts';
 import type { RemoteEventsParts } from './remote-events.ts';
 import type { Room } from './room.ts';
+import { serversByStay } from './servers-by-stay.ts';
 
 /** Events asked for at a time: at least, so that scrolling on needs no further request, and at the most. */
 const MIN_LIMIT = 50;
 const MAX_LIMIT = 200;
-const MAX_SERVERS = 5;
+const MAX_SERVERS = 10;
+/** Of these, such as are asked since they wrote what the gap lies between. */
+const MAX_WRITERS = 5;
 /** Ends of the graph that one request goes back from. */
 const MAX_FROM = 20;
 /** States asked for in one backfill: one for each branch that it begins with. */
@@ -28,7 +31,12 @@ const PATIENCE = 25_000;
 /** A gap that nobody could fill is left alone for so long, twice as long each time, up to the last. In milliseconds. */
 const FIRST_REST = 60_000;
 const LAST_REST = 24 * 60 * 60_000;
+/** The longest as long as somebody who may have it did not answer: that may be our side of a broken network. */
+const LAST_REST_UNANSWERED = 10 * 60_000;
 const MAX_FRUITLESS = 10_000;
+
+/** What came of it: `unanswered` if nothing did, and not all of those asked answered. */
+type Outcome = 'came' | 'nothing' | 'unanswered';
 
 interface Fruitless {
   readonly rest: number;
@@ -46,7 +54,7 @@ export class Backfill {
   readonly #parts: RemoteEventsParts;
   readonly #receiver: Receiver;
   readonly #clock: () => number;
-  readonly #running = new Map<string, Promise<boolean>>();
+  readonly #running = new Map<string, Promise<Outcome>>();
   readonly #fruitless = new LRUCache<string, Fruitless>({ max: MAX_FRUITLESS });
 
   constructor(parts: RemoteEventsParts, receiver: Receiver, clock: () => number = Date.now) {
@@ -72,36 +80,40 @@ export class Backfill {
       this.#running.set(key, running);
       running.then(
         (came) => this.#note(key, came),
-        () => this.#note(key, false),
+        () => this.#note(key, 'unanswered'),
       );
     }
-    const { promise: tooLong, resolve } = Promise.withResolvers<false>();
-    const timer = setTimeout(resolve, PATIENCE, false);
+    const { promise: tooLong, resolve } = Promise.withResolvers<Outcome>();
+    const timer = setTimeout(resolve, PATIENCE, 'unanswered');
     try {
-      return await Promise.race([running, tooLong]);
+      return (await Promise.race([running, tooLong])) === 'came';
     } finally {
       clearTimeout(timer);
     }
   }
 
-  #note(key: string, came: boolean): void {
-    if (came) {
+  #note(key: string, outcome: Outcome): void {
+    if (outcome === 'came') {
       this.#fruitless.delete(key);
       return;
     }
-    const rest = Math.min((this.#fruitless.get(key)?.rest ?? FIRST_REST / 2) * 2, LAST_REST);
+    const longest = outcome === 'nothing' ? LAST_REST : LAST_REST_UNANSWERED;
+    const rest = Math.min((this.#fruitless.get(key)?.rest ?? FIRST_REST / 2) * 2, longest);
     this.#fruitless.set(key, { rest, until: this.#clock() + rest });
   }
 
-  async #fill(room: Room, pos: number, limit: number): Promise<boolean> {
+  async #fill(room: Room, pos: number, limit: number): Promise<Outcome> {
     const gap = await this.#gapAt(room, pos);
-    if (gap.missing.size === 0) return false;
+    if (gap.missing.size === 0) return 'nothing';
+    const from = [...gap.missing.keys()].slice(0, MAX_FROM);
+    let outcome: Outcome = 'nothing';
     for (const server of await this.#servers(room, gap)) {
-      const from = [...gap.missing.keys()].slice(0, MAX_FROM);
-      const pdus = await this.#parts.remote.backfill(server, room.roomId, from, limit).catch(() => []);
-      if (pdus.length > 0 && (await this.#take(room, server, gap, pdus.slice(0, MAX_LIMIT)))) return true;
+      const pdus = await this.#parts.remote.backfill(server, room.roomId, from, limit).catch(() => undefined);
+      if (pdus === undefined) outcome = 'unanswered';
+      else if (pdus.length > 0 && (await this.#take(room, server, gap, pdus.slice(0, MAX_LIMIT))))
+        return 'came';
     }
-    return false;
+    return outcome;
   }
 
   async #gapAt(room: Room, pos: number): Promise<Gap> {
@@ -119,13 +131,17 @@ export class Backfill {
     return { pos, missing };
   }
 
-  /** Those who are likely to have the history: who wrote what follows it, then who has most members. */
+  /**
+   * Those who are likely to have the history: who wrote what is missing, where that is known as part of a state, or
+   * what follows it, then who has been in the room the longest. Those who came later have the same gap.
+   */
   async #servers(room: Room, gap: Gap): Promise<string[]> {
-    const successors = await this.#parts.rooms.parts.events.getMany([...gap.missing.values()].flat());
-    const servers = new Set([...successors.values()].map(({ sender }) => serverNameOf(sender)));
-    const bySize = [...room.servers].sort(([, a], [, b]) => b - a);
-    for (const [server] of bySize) servers.add(server);
-    servers.delete(this.#parts.rooms.parts.serverName);
+    const { events, serverName } = this.#parts.rooms.parts;
+    const ids = [...gap.missing.keys(), ...[...gap.missing.values()].flat()];
+    const known = await events.getMany(ids);
+    const writers = ids.flatMap((id) => known.get(id) ?? []).map(({ sender }) => serverNameOf(sender));
+    const servers = new Set([...writers.slice(0, MAX_WRITERS), ...serversByStay(room)]);
+    servers.delete(serverName);
     return [...servers].slice(0, MAX_SERVERS);
   }
 

@@ -2,6 +2,7 @@ import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { HistorySource } from './history.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
+import { serversByStay } from './servers-by-stay.ts';
 import { visibleEvents } from './visibility.ts';
 
 export interface ClosestEvent {
@@ -96,7 +97,8 @@ async function closestElsewhere(
   query: TimestampQuery,
 ): Promise<ClosestEvent | undefined> {
   const dir = query.direction === 'forward' ? 'f' : 'b';
-  for (const server of serversByStay(room, rooms.parts.serverName).slice(0, MAX_SERVERS)) {
+  const others = serversByStay(room).filter((server) => server !== rooms.parts.serverName);
+  for (const server of others.slice(0, MAX_SERVERS)) {
     try {
       const found = await remote.timestampToEvent(server, room.roomId, query.ts, dir);
       const ahead = found.originServerTs - query.ts;
@@ -106,17 +108,6 @@ async function closestElsewhere(
     }
   }
   return undefined;
-}
-
-/** Other servers in the room, those that have been in it the longest first: they know the most. */
-function serversByStay(room: Room, own: string): string[] {
-  const since = new Map<string, number>();
-  for (const [userId, { membership, pos }] of room.members()) {
-    if (membership !== 'join') continue;
-    const server = userId.slice(userId.indexOf(':') + 1);
-    if (server !== own) since.set(server, Math.min(pos, since.get(server) ?? pos));
-  }
-  return [...since].sort(([, a], [, b]) => a - b).map(([server]) => server);
 }
 
 function isCloser(one: ClosestEvent, other: ClosestEvent, { ts }: TimestampQuery): boolean {

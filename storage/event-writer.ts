@@ -121,15 +121,16 @@ export class EventWriter {
 
   async #store(writes: readonly EventWrite[]): Promise<void> {
     const plain = writes.every(isPlain);
-    if (plain && writes.length <= this.#batchLimit) return insertPlain(this.#db, writes);
+    const distinct = withoutOvertaken(writes);
+    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct);
     const snapshots = await this.#snapshots.rowsFor(writes.flatMap((write) => write.snapshots));
     await this.#db.transaction(async (tx) => {
-      for (let i = 0; i < writes.length; i += this.#batchLimit)
-        await insertPlain(tx, writes.slice(i, i + this.#batchLimit));
+      for (let i = 0; i < distinct.length; i += this.#batchLimit)
+        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit));
       await insertState(tx, writes, snapshots);
-      const stateEvents = writes.filter(({ event }) => event.stateKey !== undefined);
+      const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
       if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);
-      const threaded = writes.filter(hasRelationship);
+      const threaded = distinct.filter(hasRelationship);
       if (threaded.length > 0) await indexRelationships(tx, threaded);
       for (const { also } of writes) await also?.(tx);
     });
@@ -152,6 +153,15 @@ function isPlain(write: EventWrite): boolean {
 /** Few events have one (MSC2836). */
 function hasRelationship({ event }: EventWrite): boolean {
   return event.status === 'accepted' && event.content['m.relationship'] !== undefined;
+}
+
+/**
+ * An outlier on its way into the database may get its place by a write of the same batch; no statement stores an event
+ * twice. The later write says all.
+ */
+function withoutOvertaken(writes: readonly EventWrite[]): readonly EventWrite[] {
+  if (writes.every(({ event }) => event.pos !== undefined)) return writes;
+  return [...new Map(writes.map((write) => [write.event.eventId, write])).values()];
 }
 
 async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Promise<void> {

@@ -16,8 +16,9 @@ before(async () => {
 });
 after(() => engine.close());
 
-function backfillBy(remote: RemoteServers): Backfill {
-  return new Backfill({ rooms: engine.rooms, remote, verifier: testVerifier }, receiverOf(engine, remote));
+function backfillBy(remote: RemoteServers, clock?: () => number): Backfill {
+  const parts = { rooms: engine.rooms, remote, verifier: testVerifier };
+  return new Backfill(parts, receiverOf(engine, remote), clock);
 }
 
 async function gapOf(room: Room): Promise<number | undefined> {
@@ -130,4 +131,48 @@ test('another server is asked when the first has nothing, and rejected history i
   assert.equal(emptied?.redactedBy?.eventId, redaction.eventId);
   graph.backfill = async () => [];
   assert.equal(await backfillBy(graph).before(room, 12345, 10), false);
+});
+
+test('the only server that has the history is asked among many larger ones that came later', async () => {
+  const graph = new RemoteGraph();
+  for (let i = 0; i < 15; i++) for (const user of ['one', 'two']) graph.member(`@${user}:later${i}`, 'join');
+  graph.topic(FOUNDER, 'what it is about');
+  const room = await graph.joinFrom(engine);
+  const truth = graph.backfill.bind(graph);
+  graph.backfill = async (server, ...rest) => (server === 'far' ? truth(server, ...rest) : []);
+  await fillAll(room, backfillBy(graph), 50);
+  assert.deepEqual(await timelineOf(room), idsOf(graph.events.values()));
+});
+
+test('a gap is left alone when nobody had what is missing, for long only if all have answered', async () => {
+  const graph = new RemoteGraph();
+  graph.member('@carol:third', 'join');
+  const room = await graph.joinFrom(engine);
+  const gap = (await gapOf(room))!;
+  let now = 0;
+  const restsAre = async (answer: () => Promise<[]>) => {
+    let asked = 0;
+    graph.backfill = () => {
+      asked++;
+      return answer();
+    };
+    const backfill = backfillBy(graph, () => now);
+    const rests: number[] = [];
+    for (let i = 0; i < 6; i++) {
+      await backfill.before(room, gap, 10);
+      const [before, since] = [asked, now];
+      while (asked === before) {
+        now += 60_000;
+        await backfill.before(room, gap, 10);
+      }
+      rests.push((now - since) / 60_000);
+      // The next rest has begun.
+    }
+    return rests;
+  };
+  assert.deepEqual((await restsAre(async () => [])).slice(0, 4), [1, 2, 4, 8]);
+  const unanswered = await restsAre(async () => {
+    throw new Error('down');
+  });
+  assert.deepEqual(unanswered.slice(-2), [10, 10]);
 });

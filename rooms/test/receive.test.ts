@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import fc from 'fast-check';
 import { newestGap } from '../gaps.ts';
+import { storeOutliers } from '../outliers.ts';
 import { sendEvent } from '../send.ts';
 import { type TestEngine, testEngine } from './engine.ts';
 import { ALICE, asObject, FOUNDER, RemoteGraph, receiverOf, stateOf } from './remote-graph.ts';
@@ -46,6 +48,27 @@ test('a message takes its place at the end, once', async () => {
     [message.eventId],
   );
   assert.deepEqual(graph.calls, []);
+});
+
+test('an event is stored once that comes to its place while it is being stored without one', async () => {
+  const { graph, room, receiver } = await sharedRoom();
+  const topic = graph.topic(FOUNDER, 'new');
+  let work: Array<Promise<unknown>> = [];
+  await engine.db.transaction(async (tx) => {
+    // What is written meanwhile goes into one batch.
+    await tx.query('LOCK TABLE events IN EXCLUSIVE MODE');
+    work = [
+      sendEvent(engine.rooms, room.roomId, { type: 'm.room.message', sender: ALICE, content: {} }),
+      storeOutliers(engine.rooms, room, [topic]),
+      sleep(100).then(() => receiver.receive('near', topic)),
+    ];
+    await sleep(300);
+  });
+  await Promise.all(work);
+  const stored = await engine.rooms.parts.events.get(topic.eventId);
+  assert.equal(stored?.status, 'accepted');
+  const rows = await engine.db.query('SELECT nid, pos FROM events WHERE event_id = $1', [topic.eventId]);
+  assert.deepEqual(rows, [{ nid: stored?.nid, pos: stored?.pos }]);
 });
 
 test('two branches are both ends until an event joins them; their states are resolved', async () => {
