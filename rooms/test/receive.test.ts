@@ -52,13 +52,14 @@ test('a message takes its place at the end, once', async () => {
 
 test('an event is stored once that comes to its place while it is being stored without one', async () => {
   const { graph, room, receiver } = await sharedRoom();
+  const elsewhere = (await sharedRoom()).room.roomId;
   const topic = graph.topic(FOUNDER, 'new');
   let work: Array<Promise<unknown>> = [];
   await engine.db.transaction(async (tx) => {
     // What is written meanwhile goes into one batch.
     await tx.query('LOCK TABLE events IN EXCLUSIVE MODE');
     work = [
-      sendEvent(engine.rooms, room.roomId, { type: 'm.room.message', sender: ALICE, content: {} }),
+      sendEvent(engine.rooms, elsewhere, { type: 'm.room.message', sender: ALICE, content: {} }),
       storeOutliers(engine.rooms, room, [topic]),
       sleep(100).then(() => receiver.receive('near', topic)),
     ];
