@@ -14,7 +14,7 @@ interface Waiting {
 }
 
 /** PDUs taken in at a time. */
-const BATCH = 500;
+const BATCH = 200;
 
 /**
  * Takes in the PDUs of a state or an auth chain of any size as they come, as outliers: while signatures of a batch are
