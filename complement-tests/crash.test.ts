@@ -69,7 +69,11 @@ describe('kill -9 of the whole process group', () => {
     it(`loses no acknowledged message of ${SENDERS} senders, round ${round + 1}`, async (t) => {
       const acknowledged: Acknowledged[] = [];
       const sending = senders.map((sender, i) => sendOn(sender, rooms[i % ROOMS]!, round, acknowledged));
-      await new Promise((wake) => setTimeout(wake, 300 + Math.random() * 1200));
+      // However slow the machine is: a moment in which all are at work.
+      const end = Date.now() + 60_000;
+      while (acknowledged.length <= SENDERS && Date.now() < end)
+        await new Promise((wake) => setTimeout(wake, 20));
+      await new Promise((wake) => setTimeout(wake, Math.random() * 1200));
       await server.kill();
       await Promise.all(sending);
       t.diagnostic(`${acknowledged.length} messages were acknowledged`);

@@ -31,6 +31,8 @@ export class PusherQueue {
   /** Its user has changed it: what could not be delivered may be now. */
   changed({ kind, lang, data, pos }: PusherRow): void {
     Object.assign(this.row, { kind, lang, data, pos: Math.max(pos, this.row.pos) });
+    // Switched off and on again, it begins where it was switched on.
+    for (const [roomId, after] of this.#news) this.#news.set(roomId, Math.max(after, this.row.pos));
     this.changes++;
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -56,7 +58,8 @@ export class PusherQueue {
 
   add(roomId: string, after: number): void {
     if (this.isWaiting) return;
-    this.#news.set(roomId, Math.min(this.#news.get(roomId) ?? after, after));
+    const from = Math.max(after, this.row.pos);
+    this.#news.set(roomId, Math.min(this.#news.get(roomId) ?? from, from));
   }
 
   /** Everything new; what comes after that is for the next time. */
