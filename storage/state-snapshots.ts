@@ -118,6 +118,8 @@ export interface SnapshotRows {
   committed(): void;
 }
 
+const MAX_TRIES = 10;
+
 /** Makes and reads snapshots. */
 export class StateSnapshots {
   readonly #db: Queryable;
@@ -229,8 +231,19 @@ export class StateSnapshots {
       if (nid === undefined) missing.push(key);
       else interned.set(key, nid);
     }
-    if (missing.length === 0) return interned;
-    await this.#ids.ensure(missing.length);
+    // A statement does not see what another has interned since it began; the next does.
+    let left = missing.sort();
+    for (let tries = 0; left.length > 0; tries++) {
+      if (tries === MAX_TRIES) throw new Error(`${left.length} state keys could not be stored`);
+      for (const [key, nid] of await this.#internNew(left)) interned.set(key, nid);
+      left = left.filter((key) => !interned.has(key));
+    }
+    return interned;
+  }
+
+  /** @param keys in order, so that two statements with the same keys do not wait for each other */
+  async #internNew(keys: readonly string[]): Promise<Array<[string, number]>> {
+    await this.#ids.ensure(keys.length);
     const rows = await this.#db.query<{ nid: number; key: string }>(
       {
         name: 'state-keys-intern',
@@ -240,14 +253,13 @@ export class StateSnapshots {
                SELECT nid, key FROM made UNION ALL
                SELECT k.nid, k.key FROM state_keys k JOIN given USING (key)`,
       },
-      [missing.map(() => this.#ids.next()), missing.map(encodeKey)],
+      [keys.map(() => this.#ids.next()), keys.map(encodeKey)],
     );
-    for (const row of rows) {
+    return rows.map((row) => {
       const key = decodeKey(row.key);
       this.#keyNids.set(key, row.nid);
-      interned.set(key, row.nid);
-    }
-    return interned;
+      return [key, row.nid];
+    });
   }
 
   async #keysOf(nids: Set<number>): Promise<Map<number, string>> {
