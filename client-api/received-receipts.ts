@@ -130,7 +130,7 @@ export class ReceivedReceipts {
       if (!room || room.count('join') > MAX_MEMBERS || !room.isJoined(userId)) continue;
       const joinedAt = (await memberships.of(userId)).get(roomId)?.pos ?? to;
       for (const [sender, eventId] of this.#newestBySender(room, Math.max(from, joinedAt), to))
-        if (sender !== userId && !ignored.has(sender)) this.#add(sender, { roomId, eventId, userId });
+        if (sender !== userId && !ignored.has(sender)) await this.#add(sender, { roomId, eventId, userId });
     }
   }
 
@@ -142,15 +142,15 @@ export class ReceivedReceipts {
     return newest;
   }
 
-  #add(sender: string, receipt: Omit<Receipt, 'pos' | 'ts'>): void {
+  async #add(sender: string, receipt: Omit<Receipt, 'pos' | 'ts'>): Promise<void> {
     const { stream, notifier } = this.#deps;
-    const pos = stream.reserve();
+    const pos = await stream.reserve();
     const receipts = this.#receipts.get(sender) ?? [];
     receipts.push({ ...receipt, pos, ts: Date.now() });
     if (receipts.length > MAX_RECEIPTS) receipts.shift();
     this.#receipts.set(sender, receipts);
     // Nobody else is to hear of it, so that it is not announced.
-    stream.complete(pos, []);
+    await stream.complete(pos, []);
     notifier.tell(sender, { stream: 'receipts', pos, roomId: receipt.roomId });
   }
 }

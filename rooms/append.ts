@@ -59,10 +59,10 @@ export interface Appended {
  * Puts an event at the end of a room's order. To be called under the room's lock, with everything decided: this
  * changes the live state at once and hands the event to the writer.
  */
-export function append(rooms: Rooms, room: Room, plan: Append): Appended {
+export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Appended> {
   const { ids, stream, events, writer } = rooms.parts;
   const nid = plan.nid ?? ids.next();
-  const pos = stream.reserve(plan.missing?.length ? BACKFILL_HOLE : 0);
+  const pos = await stream.reserve(plan.missing?.length ? BACKFILL_HOLE : 0);
   const replaces = replacedBy(rooms, plan);
   const event = new StoredEvent(
     plan.event,
@@ -129,12 +129,12 @@ export function append(rooms: Rooms, room: Room, plan: Append): Appended {
           })),
         };
         // Nobody hears of what was rejected or soft-failed.
-        stream.complete(pos, event.status === 'accepted' ? [change] : []);
+        await stream.complete(pos, event.status === 'accepted' ? [change] : []);
       },
-      (error: unknown) => {
+      async (error: unknown) => {
         events.forget(event.eventId);
         rooms.drop(room);
-        stream.complete(pos, []);
+        await stream.complete(pos, []);
         throw error;
       },
     )

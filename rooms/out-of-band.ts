@@ -23,7 +23,7 @@ export async function storeOutOfBand(
     if (room.isResident) return undefined;
     const { ids, stream, events, writer } = rooms.parts;
     const known = await events.get(event.eventId);
-    const pos = stream.reserve();
+    const pos = await stream.reserve();
     const stored =
       known ??
       new StoredEvent(event, { nid: ids.next(), pos: undefined, status: 'accepted', stateBefore: undefined });
@@ -41,9 +41,9 @@ export async function storeOutOfBand(
         },
       ])
       .then(
-        () => {
+        async () => {
           events.remember(stored);
-          stream.complete(pos, [
+          await stream.complete(pos, [
             {
               roomId: room.roomId,
               event: stored,
@@ -52,9 +52,9 @@ export async function storeOutOfBand(
             },
           ]);
         },
-        (error: unknown) => {
+        async (error: unknown) => {
           rooms.drop(room);
-          stream.complete(pos, []);
+          await stream.complete(pos, []);
           throw error;
         },
       )

@@ -79,7 +79,7 @@ class Placing {
     // An outlier may have been redacted already.
     const redaction = known?.redactedBy ? { ...arrival, redactedBy: known.redactedBy } : arrival;
     const arrived = asArrived(event, redaction);
-    const appended = append(this.#rooms, this.#room, {
+    const appended = await append(this.#rooms, this.#room, {
       event: arrived,
       status,
       stateBefore,

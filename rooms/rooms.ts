@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
@@ -63,6 +64,7 @@ export interface EngineParts {
   readonly stream: Stream<EventChange>;
   readonly serverName: string;
   readonly signingKey: SigningKey;
+  readonly cluster: Cluster;
   /** Only where redacted events are kept for a while. */
   readonly redactedOriginals?: RedactedOriginals | undefined;
   /** Without it nobody is erased. */

@@ -4,20 +4,71 @@
  * A writer reserves a position, stores its fact under it, and completes it. `current` is the highest position
  * below which everything is complete: a reader that has seen up to `current` has missed nothing and will
  * never be shown a lower position later. Listeners hear of changes in the order of their positions.
+ *
+ * With several processes a `Sequencer` gives the positions and decides when they are announced; each process has its
+ * own `Stream` object, which follows.
  */
+
+/** Gives the positions of a stream that several processes write to. Implemented by `cluster/`. */
+export interface Sequencer {
+  /**
+   * Reserves `count` positions in a row after `gapBefore` that stay free.
+   *
+   * @returns the first of them
+   */
+  reserve(stream: string, count: number, gapBefore: number): Promise<number>;
+  /** Ends a reserved position. Resolves once every process has heard of the changes; rejects when they never will. */
+  complete(stream: string, position: number, changes: readonly unknown[]): Promise<void>;
+}
+
+/** How changes travel between processes: JSON values. */
+export interface ChangeCodec<Change> {
+  encode(change: Change): unknown;
+  decode(json: unknown): Change;
+}
+
+/**
+ * Positions in (from, to] may hold changes that were not announced, as whoever wrote them has died: listeners find
+ * them in the database, or drop what they have made of the changes until then.
+ */
+export interface StreamGap {
+  readonly from: number;
+  readonly to: number;
+}
+
+interface Listener<Change> {
+  readonly change: (position: number, change: Change) => void;
+  readonly gap: ((gap: StreamGap) => void) | undefined;
+}
+
+const AS_IT_IS: ChangeCodec<never> = { encode: (change) => change, decode: (json) => json as never };
+
 export class Stream<Change> {
   readonly name: string;
+  readonly #sequencer: Sequencer | undefined;
+  readonly #codec: ChangeCodec<Change>;
   #next: number;
   #current: number;
   /** Reserved positions that are not complete, lowest first (a Map keeps insertion order). */
   readonly #pending = new Map<number, { done: boolean; changes: readonly Change[] }>();
-  readonly #listeners: Array<(position: number, change: Change) => void> = [];
+  /** What this process has completed and is still to hear of. */
+  readonly #own = new Map<number, readonly Change[]>();
+  readonly #listeners: Listener<Change>[] = [];
 
-  /** @param start the highest position in the database, 0 when there is none */
-  constructor(name: string, start: number) {
+  /**
+   * @param start the highest position in the database, 0 when there is none
+   * @param shared where other processes write to the stream too
+   */
+  constructor(
+    name: string,
+    start: number,
+    shared: { readonly sequencer?: Sequencer | undefined; readonly codec?: ChangeCodec<Change> } = {},
+  ) {
     this.name = name;
     this.#next = start;
     this.#current = start;
+    this.#sequencer = shared.sequencer;
+    this.#codec = shared.codec ?? AS_IT_IS;
   }
 
   /** Everything up to and including this position is committed and announced. */
@@ -25,34 +76,54 @@ export class Stream<Change> {
     return this.#current;
   }
 
-  subscribe(listener: (position: number, change: Change) => void): void {
-    this.#listeners.push(listener);
+  /** @param gap called instead of `change` where changes may have been missed */
+  subscribe(change: (position: number, change: Change) => void, gap?: (gap: StreamGap) => void): void {
+    this.#listeners.push({ change, gap });
   }
 
   /**
-   * Reserves a position, stores with it, and announces `changes` once it and all before it are stored.
-   * When `store` throws, the position stays empty and readers pass over it.
+   * Reserves a position, stores with it, and announces `changes` once it and all before it are stored. Resolves when
+   * all processes have heard. When `store` throws, the position stays empty and readers pass over it.
    */
   async write<T>(changes: readonly Change[], store: (position: number) => Promise<T>): Promise<T> {
-    const position = this.reserve();
+    const position = await this.reserve();
+    let result: T;
     try {
-      const result = await store(position);
-      this.complete(position, changes);
-      return result;
+      result = await store(position);
     } catch (error) {
-      this.complete(position, []);
+      await this.complete(position, []);
       throw error;
     }
+    await this.complete(position, changes);
+    return result;
   }
 
   /** For writers that store in batches: every reserved position must be completed, also after a failure. */
-  reserve(gapBefore = 0): number {
-    this.#next += 1 + gapBefore;
-    this.#pending.set(this.#next, { done: false, changes: [] });
-    return this.#next;
+  reserve(gapBefore = 0): number | Promise<number> {
+    return this.#sequencer ? this.#sequencer.reserve(this.name, 1, gapBefore) : this.#reserveHere(gapBefore);
   }
 
-  complete(position: number, changes: readonly Change[]): void {
+  /**
+   * `count` positions in a row, for writers that need several. All of them are to be completed, and soon: until then
+   * nobody hears of anything that comes after them.
+   *
+   * @returns the first
+   */
+  reserveMany(count: number): number | Promise<number> {
+    if (this.#sequencer) return this.#sequencer.reserve(this.name, count, 0);
+    const first = this.#reserveHere(0);
+    for (let i = 1; i < count; i++) this.#reserveHere(0);
+    return first;
+  }
+
+  /** Resolves once every process has heard of the changes. Rejects when none ever will: this process was shut out. */
+  complete(position: number, changes: readonly Change[]): void | Promise<void> {
+    if (this.#sequencer) {
+      if (changes.length > 0) this.#own.set(position, changes);
+      return this.#sequencer
+        .complete(this.name, position, changes.map(this.#codec.encode))
+        .finally(() => this.#own.delete(position));
+    }
     const entry = this.#pending.get(position);
     if (!entry) throw new Error(`stream ${this.name}: position ${position} was not reserved`);
     entry.done = true;
@@ -61,8 +132,29 @@ export class Stream<Change> {
       if (!done) break;
       this.#pending.delete(first);
       this.#current = first;
-      for (const change of ready) for (const listener of this.#listeners) listener(first, change);
+      for (const change of ready) for (const listener of this.#listeners) listener.change(first, change);
     }
+  }
+
+  /** For the cluster: all processes are told now of a position, as its JSON values. Not lower than any before. */
+  announced(position: number, changes: readonly unknown[]): void {
+    this.#current = Math.max(this.#current, position);
+    const own = this.#own.get(position);
+    const decoded = own ?? changes.map(this.#codec.decode);
+    for (const change of decoded) for (const listener of this.#listeners) listener.change(position, change);
+  }
+
+  /** For the cluster: the stream goes on at `to`, and what lies between may have been missed. */
+  skipTo(to: number): void {
+    const from = this.#current;
+    this.#current = Math.max(from, to);
+    for (const { gap } of this.#listeners) gap?.({ from, to: this.#current });
+  }
+
+  #reserveHere(gapBefore: number): number {
+    this.#next += 1 + gapBefore;
+    this.#pending.set(this.#next, { done: false, changes: [] });
+    return this.#next;
   }
 }
 

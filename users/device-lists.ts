@@ -57,14 +57,15 @@ export class DeviceListChanges implements DeviceLists {
       const result = await this.#db.transaction(async (tx) => {
         const changes: ListChange[] = [];
         const result = await work(tx, (change) => changes.push(change));
-        for (const change of changes) reserved.push({ position: this.#stream.reserve(), change });
+        for (const change of changes) reserved.push({ position: await this.#stream.reserve(), change });
         if (reserved.length > 0) await insertChanges(tx, reserved);
         return result;
       });
       committed = true;
       return result;
     } finally {
-      for (const { position, change } of reserved) this.#stream.complete(position, committed ? [change] : []);
+      for (const { position, change } of reserved)
+        await this.#stream.complete(position, committed ? [change] : []);
     }
   }
 

@@ -104,7 +104,7 @@ export class Presence {
       this.#remote.delete(oldest);
     }
     const before = this.#known.get(userId)?.state;
-    if (!before || isNews(before, state)) this.#tell([{ userId, state }]);
+    if (!before || isNews(before, state)) void this.#tell([{ userId, state }]);
   }
 
   /** `undefined` when nothing is known of the user. */
@@ -161,7 +161,7 @@ export class Presence {
       this.#remote.delete(userId);
       silent.push(userId);
     }
-    this.#tell(
+    void this.#tell(
       silent.map((userId) => ({
         userId,
         state: {
@@ -182,7 +182,7 @@ export class Presence {
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
     this.#present.delete(userId);
-    this.#tell([{ userId, state: OFFLINE }]);
+    void this.#tell([{ userId, state: OFFLINE }]);
     this.#unwritten.delete(userId);
     await this.#db.query('DELETE FROM presence WHERE user_id = $1', [userId]);
   }
@@ -233,19 +233,19 @@ export class Presence {
       if (isNews(this.#known.get(userId)?.state ?? OFFLINE, state)) changed.push({ userId, state });
     }
     for (const { userId, state } of changed) this.#unwritten.set(userId, state);
-    this.#tell(changed);
+    void this.#tell(changed);
   }
 
-  #tell(changes: readonly PresenceChange[]): void {
+  async #tell(changes: readonly PresenceChange[]): Promise<void> {
     if (changes.length === 0) return;
-    const pos = this.#stream.reserve();
+    const pos = await this.#stream.reserve();
     for (const { userId, state } of changes) {
       this.#known.set(userId, { state, pos });
       this.#log.push({ pos, userId });
     }
     if (this.#log.length > MAX_LOG)
       for (const old of this.#log.splice(0, this.#log.length - MAX_LOG / 2)) this.#logFrom = old.pos;
-    this.#stream.complete(pos, changes);
+    await this.#stream.complete(pos, changes);
   }
 }
 

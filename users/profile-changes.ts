@@ -30,7 +30,7 @@ export class ProfileChanges {
 
   async record(userId: string, field: string): Promise<void> {
     const { db, stream, wake } = this.#deps;
-    const pos = stream.reserve();
+    const pos = await stream.reserve();
     try {
       await db.query(
         {
@@ -42,7 +42,7 @@ export class ProfileChanges {
       );
       this.#log.push({ pos, userId, field });
     } finally {
-      stream.complete(pos, []);
+      await stream.complete(pos, []);
     }
     // Two changes may be stored in another order than they have positions, so that the cut is made at the highest.
     if (this.#log.length > MAX_LOG)

@@ -128,7 +128,7 @@ export class ToDevice {
     isFresh: (tx: Queryable) => Promise<boolean>,
   ): Promise<boolean> {
     const { db, stream } = this.#deps;
-    const position = stream.reserve();
+    const position = await stream.reserve();
     let changes: ToDeviceChange[] = [];
     try {
       return await db.transaction(async (tx) => {
@@ -140,7 +140,7 @@ export class ToDevice {
       changes = [];
       throw error;
     } finally {
-      stream.complete(position, changes);
+      await stream.complete(position, changes);
     }
   }
 }

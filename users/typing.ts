@@ -69,7 +69,7 @@ export class Typing {
   }
 
   #announce(roomId: string, userId: string, typing: boolean): void {
-    const position = this.#stream.reserve();
-    this.#stream.complete(position, [{ roomId, userIds: this.in(roomId), changed: { userId, typing } }]);
+    const changes = [{ roomId, userIds: this.in(roomId), changed: { userId, typing } }];
+    void this.#stream.write(changes, async () => {});
   }
 }

@@ -1,3 +1,4 @@
+import { alone } from '@trellis/cluster/cluster.ts';
 import { authEventKeys } from '@trellis/protocol/auth-event-selection.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
@@ -67,6 +68,7 @@ export class SendingServer {
       stream: new Stream<EventChange>('events', newest),
       serverName: HERE,
       signingKey: key,
+      cluster: alone(),
     });
     this.streams = {
       accountData: new Stream('accountData', 0),

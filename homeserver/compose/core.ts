@@ -1,3 +1,4 @@
+import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { ErasedUsers } from '@trellis/rooms/erased-users.ts';
@@ -23,6 +24,7 @@ export interface Core {
   readonly db: Database;
   readonly serverName: string;
   readonly signingKey: SigningKey;
+  readonly cluster: Cluster;
   readonly ids: IdAllocator;
   readonly events: EventStore;
   readonly streams: Streams;
@@ -48,6 +50,7 @@ export async function composeCore(
 ): Promise<Core> {
   const { config, db, signingKey } = parts;
   const serverName = config.server_name;
+  const cluster = alone();
   const [ids, eventStart, starts] = await Promise.all([
     IdAllocator.create(db),
     eventStreamStart(db),
@@ -70,6 +73,7 @@ export async function composeCore(
     stream,
     serverName,
     signingKey,
+    cluster,
     redactedOriginals: keepMs > 0 ? new RedactedOriginals(db, keepMs) : undefined,
     erased: new ErasedUsers(db, serverName),
     policies: new RoomPolicies(),
@@ -80,6 +84,7 @@ export async function composeCore(
   return {
     ...parts,
     serverName,
+    cluster,
     ids,
     events,
     streams,

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const MAX_LINES = 600;
 
-const ENGINE = ['protocol', 'storage'];
+const ENGINE = ['protocol', 'storage', 'cluster'];
 const BELOW_EDGES = [...ENGINE, 'rooms', 'users'];
 const EDGES = ['client-api', 'federation', 'appservices', 'media', 'push'];
 const EVERYTHING = [...BELOW_EDGES, ...EDGES, 'homeserver'];
@@ -16,6 +16,7 @@ const EVERYTHING = [...BELOW_EDGES, ...EDGES, 'homeserver'];
 const MAY_IMPORT = new Map<string, readonly string[]>([
   ['protocol', []],
   ['storage', ['protocol']],
+  ['cluster', ['protocol', 'storage']],
   ['rooms', ENGINE],
   ['users', ENGINE],
   ...EDGES.map((edge): [string, readonly string[]] => [edge, BELOW_EDGES]),

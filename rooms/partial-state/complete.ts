@@ -83,7 +83,7 @@ class Completion {
     const accepted = changed.filter(
       ({ event, status }) => status === 'accepted' && event.status !== 'accepted',
     );
-    const pos = stream.reserve();
+    const pos = await stream.reserve();
     try {
       const members = await this.#membersNow(pos);
       const gone = [...room.members()].map(([userId]) => userId).filter((userId) => !members.has(userId));
@@ -106,9 +106,9 @@ class Completion {
       const change = this.#switch(members, gone, pos);
       room.timeline.reset(Math.max(room.timeline.from, (tail.at(-1)?.pos ?? pos) - 1), tail.reverse());
       this.#rooms.partial.end(room.roomId);
-      stream.complete(pos, [change]);
+      await stream.complete(pos, [change]);
     } catch (error) {
-      stream.complete(pos, []);
+      await stream.complete(pos, []);
       this.#rooms.drop(room);
       throw error;
     }

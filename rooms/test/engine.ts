@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { alone } from '@trellis/cluster/cluster.ts';
 import { authEventKeys } from '@trellis/protocol/auth-event-selection.ts';
 import { type JsonObject, type Pdu, type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
@@ -83,6 +84,7 @@ export async function testEngine(
     writer,
     stream,
     serverName,
+    cluster: alone(),
     signingKey: keyOf(serverName),
     erased: new ErasedUsers(db, serverName),
     ...more,
