@@ -1,5 +1,6 @@
 import type { Database, Queryable } from './database.ts';
 import { STATUS_CODES } from './events.ts';
+import { type Fence, FencedError, fenced } from './fence.ts';
 import { indexRelationships } from './relationships.ts';
 import { insertSnapshots, type Snapshot, type SnapshotRows, type StateSnapshots } from './state-snapshots.ts';
 import type { StoredEvent } from './stored-event.ts';
@@ -56,20 +57,24 @@ export class EventWriter {
   readonly #db: Database;
   readonly #snapshots: StateSnapshots;
   readonly #indexStateEvents: IndexStateEvents;
+  readonly #fence: Fence | undefined;
   #waiting: Call[] = [];
   #running: Promise<void> | undefined;
   /** Events in one statement at the most: bounds memory and how long others wait. */
   readonly #batchLimit = 500;
 
-  constructor(db: Database, snapshots: StateSnapshots, indexStateEvents: IndexStateEvents) {
+  /** @param fence with several processes: nothing is stored once this one is shut out */
+  constructor(db: Database, snapshots: StateSnapshots, indexStateEvents: IndexStateEvents, fence?: Fence) {
     this.#db = db;
     this.#snapshots = snapshots;
     this.#indexStateEvents = indexStateEvents;
+    this.#fence = fence;
   }
 
   /**
    * Stores the writes, all of one room, together and in order, and resolves once committed. When it throws, none of them is
-   * stored, and neither is anything that was handed in later for the same rooms, as that builds on these.
+   * stored, and neither is anything that was handed in later for the same rooms, as that builds on these. Throws
+   * `FencedError` when this process was shut out.
    */
   write(writes: readonly EventWrite[]): Promise<void> {
     const done = Promise.withResolvers<void>();
@@ -102,7 +107,7 @@ export class EventWriter {
   /** After a batch failed: one room's bad write must not fail another room's. */
   async #storeByRoom(calls: readonly Call[], error: unknown): Promise<void> {
     const byRoom = Map.groupBy(calls, (call) => call.writes[0]?.roomNid);
-    const alone = byRoom.size === 1;
+    const alone = byRoom.size === 1 || error instanceof FencedError;
     for (const [roomNid, ofRoom] of byRoom) {
       let failure = error;
       if (!alone)
@@ -122,11 +127,11 @@ export class EventWriter {
   async #store(writes: readonly EventWrite[]): Promise<void> {
     const plain = writes.every(isPlain);
     const distinct = withoutOvertaken(writes);
-    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct);
+    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct, this.#fence);
     const snapshots = await this.#snapshots.rowsFor(writes.flatMap((write) => write.snapshots));
     await this.#db.transaction(async (tx) => {
       for (let i = 0; i < distinct.length; i += this.#batchLimit)
-        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit));
+        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit), this.#fence);
       await insertState(tx, writes, snapshots);
       const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
       if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);
@@ -164,13 +169,17 @@ function withoutOvertaken(writes: readonly EventWrite[]): readonly EventWrite[] 
   return [...new Map(writes.map((write) => [write.event.eventId, write])).values()];
 }
 
-async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Promise<void> {
+async function insertPlain(
+  target: Queryable,
+  writes: readonly EventWrite[],
+  fence: Fence | undefined,
+): Promise<void> {
   const events = writes.map((write) => write.event);
   // Only a room's last write of the batch decides its row.
   const rooms = new Map<number, NonNullable<EventWrite['room']>>();
   for (const write of writes) if (write.room) rooms.set(write.roomNid, write.room);
   const related = writes.filter((write) => write.relation !== undefined);
-  await target.query({ name: 'events-insert', text: INSERT_EVENTS }, [
+  const params = [
     events.map((event) => event.nid),
     events.map((event) => event.eventId),
     writes.map((write) => write.roomNid),
@@ -202,11 +211,19 @@ async function insertPlain(target: Queryable, writes: readonly EventWrite[]): Pr
     related.map((write) =>
       write.relation!.aggregationKey === null ? null : column(write.relation!.aggregationKey),
     ),
-  ]);
+  ];
+  if (!fence) await target.query({ name: 'events-insert', text: INSERT_EVENTS }, params);
+  else
+    await fenced(
+      target.query({ name: 'events-insert-fenced', text: INSERT_EVENTS_FENCED }, [
+        ...params,
+        fence.memberId,
+        fence.term(),
+      ]),
+    );
 }
 
-// An event that is known as an outlier gets its place and keeps its nid, which state refers to.
-const INSERT_EVENTS = `
+const insertEvents = (condition: string) => `
   WITH room AS (
     UPDATE rooms SET extremities = u.extremities::text[], state = u.state, depth = u.depth
     FROM unnest($18::bigint[], $19::text[], $20::bigint[], $21::bigint[]) AS u(nid, extremities, state, depth)
@@ -220,10 +237,16 @@ const INSERT_EVENTS = `
                       sender, type, state_key, replaces, txn_device, txn_id, json)
   SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::smallint[], $7::bigint[],
                        $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                       $16::text[], $17::text[])
+                       $16::text[], $17::text[]) ${condition}
   ON CONFLICT (event_id) DO UPDATE SET pos = EXCLUDED.pos, backfilled = EXCLUDED.backfilled, status = EXCLUDED.status,
     state_before = EXCLUDED.state_before, room_state_before = EXCLUDED.room_state_before, replaces = EXCLUDED.replaces
   WHERE events.pos IS NULL AND EXCLUDED.pos IS NOT NULL`;
+
+// An event that is known as an outlier gets its place and keeps its nid, which state refers to.
+const INSERT_EVENTS = insertEvents('');
+
+// Asked for once, before the first row, in the same round trip.
+const INSERT_EVENTS_FENCED = insertEvents('WHERE (SELECT require_member($30, $31))');
 
 async function insertState(
   tx: Queryable,
