@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
+import { ROLES } from '@trellis/cluster/cluster.ts';
 import { MAX_OBJECT_BYTES } from '@trellis/media/s3-store.ts';
 import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import { Value } from 'typebox/value';
@@ -46,6 +47,8 @@ interface SchemaNode {
   readonly properties?: Record<string, SchemaNode>;
   readonly items?: SchemaNode;
   readonly examples?: readonly unknown[];
+  /** What it may be, where it may be of several kinds. */
+  readonly description?: string;
 }
 
 function problemsOf(config: Config): string[] {
@@ -54,12 +57,14 @@ function problemsOf(config: Config): string[] {
     const path = error.instancePath.split('/').slice(1);
     // Said once for each option that is too many; the object that has it says it again.
     if (error.keyword === 'additionalProperties') continue;
+    // What is wrong by each of the alternatives; that none of them holds is told once.
+    if (error.schemaPath.includes('/anyOf/')) continue;
     if (error.keyword === 'boolean') {
       const known = Object.keys(nodeAt(path.slice(0, -1))?.properties ?? {});
       problems.push(`${path.join('.')}: there is no such option; known here: ${known.join(', ')}`);
       continue;
     }
-    problems.push(`${path.join('.') || 'the file'}: ${reasonOf(error)}${exampleFor(path)}`);
+    problems.push(`${path.join('.') || 'the file'}: ${reasonOf(error, path)}${exampleFor(path)}`);
   }
   if (problems.length === 0 && !knownRoomVersions().some(({ id }) => id === config.rooms.default_version))
     problems.push(
@@ -69,8 +74,9 @@ function problemsOf(config: Config): string[] {
   return problems;
 }
 
-function unmetNeeds({ registration, email, sms, media }: Config): string[] {
-  const problems: string[] = [];
+function unmetNeeds(config: Config): string[] {
+  const { registration, email, sms, media } = config;
+  const problems = unmetNeedsOfProcesses(config);
   if (registration.require_email && !email)
     problems.push('registration.require_email: without the section email no mail can be sent');
   if (registration.require_phone && !sms)
@@ -81,7 +87,27 @@ function unmetNeeds({ registration, email, sms, media }: Config): string[] {
   return problems;
 }
 
-function reasonOf(error: { keyword: string; message: string; params: object }): string {
+function unmetNeedsOfProcesses({ redis, database, cluster }: Config): string[] {
+  const problems: string[] = [];
+  if (redis && !redis.url && !redis.sentinels && !redis.nodes)
+    problems.push('redis: one of url, sentinels and nodes is missing');
+  if (redis && !database.url)
+    problems.push('redis: processes that meet there need one database: database.url is missing');
+  if (redis && !cluster.secret)
+    problems.push(
+      'redis: its processes know each other by a text that nobody else knows: cluster.secret is missing',
+    );
+  const missing = ROLES.filter((role) => !cluster.roles.includes(role));
+  if (!redis && missing.length > 0)
+    problems.push(`cluster.roles: without the section redis nobody else could be ${missing.join(', ')}`);
+  return problems;
+}
+
+function reasonOf(
+  error: { keyword: string; message: string; params: object },
+  path: readonly string[],
+): string {
+  if (error.keyword === 'anyOf') return `must be ${nodeAt(path)?.description ?? 'something else'}`;
   if (error.keyword === 'enum')
     return `must be one of ${(error.params as { allowedValues: unknown[] }).allowedValues.join(', ')}`;
   if (error.keyword === 'required')
@@ -106,6 +132,7 @@ function withPaths(config: Config, folder: string): Config {
   return {
     ...config,
     data_dir: absolute(config.data_dir),
+    signing_key: config.signing_key && absolute(config.signing_key),
     tls: tls && { ...tls, certificate: absolute(tls.certificate), key: absolute(tls.key) },
     passwords: { ...passwords, pepper_file: passwords.pepper_file && absolute(passwords.pepper_file) },
     federation: { ...federation, ca_file: federation.ca_file && absolute(federation.ca_file) },

@@ -1,3 +1,4 @@
+import { ROLES } from '@trellis/cluster/cluster.ts';
 import { type Static, type TObject, type TProperties, Type } from 'typebox';
 
 /** An object that knows all its options and may be left out. */
@@ -25,6 +26,12 @@ const rate = (perSecond: number, burst: number) =>
     { additionalProperties: false, default: {} },
   );
 
+/** Where a Redis listens. */
+const redisNode = Type.Object(
+  { host: text('redis.example.org'), port: port(6379) },
+  { additionalProperties: false },
+);
+
 /** A document that who registers has to accept: its version, and by language its name and where it is. */
 const policy = Type.Object(
   { version: text('1.2', { maxLength: 100 }) },
@@ -44,6 +51,12 @@ export const configSchema = section({
     maxLength: 230,
   }),
   data_dir: text('data', { default: 'data' }),
+  signing_key: optional('signing.key'),
+  workers: Type.Union([Type.Integer({ minimum: 1, maximum: 256 }), Type.Literal('auto')], {
+    default: 1,
+    examples: [4],
+    description: 'a number from 1 to 256, or auto',
+  }),
   public_url: optional('https://matrix.example.org', { pattern: '^https?://' }),
   well_known: section({
     server: optional('matrix.example.org:443'),
@@ -96,6 +109,33 @@ export const configSchema = section({
   database: section({
     url: optional('postgres://trellis:secret@db.example.org/trellis', { pattern: '^postgres(ql)?://' }),
     connections: count(10, { minimum: 2, maximum: 500 }),
+  }),
+  redis: Type.Optional(
+    Type.Object(
+      {
+        url: optional('redis://redis.example.org:6379', { pattern: '^rediss?://' }),
+        sentinels: Type.Optional(
+          Type.Array(redisNode, { minItems: 1, examples: [[{ host: 'sentinel.example.org', port: 26379 }]] }),
+        ),
+        name: text('mymaster', { default: 'mymaster' }),
+        nodes: Type.Optional(
+          Type.Array(redisNode, { minItems: 1, examples: [[{ host: 'redis.example.org', port: 6379 }]] }),
+        ),
+        username: optional('trellis'),
+        password: optional('a long random text'),
+        tls: flag(false),
+      },
+      { additionalProperties: false, examples: [{ url: 'redis://redis.example.org:6379' }] },
+    ),
+  ),
+  cluster: section({
+    secret: optional('a long random text', { minLength: 16 }),
+    roles: Type.Array(Type.Enum(ROLES), {
+      minItems: 1,
+      default: [...ROLES],
+      examples: [['client', 'sync']],
+    }),
+    drain_ms: count(3000, { maximum: 600_000 }),
   }),
   registration: section({
     open: flag(false),

@@ -1,6 +1,6 @@
 import type { Config } from './schema.ts';
 
-const SECRETS = new Set(['shared_secret', 'password', 'private_key', 'secret_key']);
+const SECRETS = new Set(['shared_secret', 'password', 'private_key', 'secret_key', 'secret']);
 const HIDDEN = '(set)';
 
 /** A configuration as JSON without its secrets: what is shown may be pasted where others read it. */

@@ -50,7 +50,9 @@ registration: { shared_secret: secret2 }
 email: { from: a@example.org, smtp: { host: mail.example.org, username: u, password: secret3 } }
 sms: { url: "https://sms.example.org/?key=secret4", headers: { a: secret5 }, body: { key: secret6 } }
 media: { s3: { endpoint: "https://s3.example.org", bucket: b, access_key: id, secret_key: secret7 } }
-turn: { uris: ["turn:turn.example.org"], shared_secret: secret8 }`;
+turn: { uris: ["turn:turn.example.org"], shared_secret: secret8 }
+redis: { url: "redis://u:secret9@redis.example.org", password: secret10 }
+cluster: { secret: secret11-long-enough }`;
     const shown = showConfig(readConfig(text, '/'));
     assert.doesNotMatch(shown, /secret\d/);
     const { database, media } = JSON.parse(shown);
@@ -74,6 +76,11 @@ turn: { uris: ["turn:turn.example.org"], shared_secret: secret8 }`;
       'media: { max_upload_bytes: 6000000000, s3: { endpoint: "https://x", bucket: b, access_key: i, secret_key: k } }',
       /media\.max_upload_bytes: S3 takes no more/,
     ],
+    ['workers: many', /workers: must be a number from 1 to 256, or auto; for example: workers: 4$/],
+    ['cluster: { roles: [cook] }', /cluster\.roles\.0: must be one of client, sync/],
+    ['cluster: { roles: [client] }', /without the section redis nobody else could be sync, federation-in/],
+    ['redis: { name: x }', /redis: one of url, sentinels and nodes is missing/],
+    ['redis: { url: "redis://x" }', /one database: database\.url is missing[^]*cluster\.secret is missing/],
     ['- a', /must be object/],
     ['a: [', /this is not YAML/],
   ] as const)
