@@ -50,6 +50,11 @@ export interface Handover {
 
 export type CallHandler = (args: never, key: string) => Promise<Json | undefined> | Json | undefined;
 
+export interface CallOptions {
+  /** Whether a hand-over waits for calls that are under way (it does when not said): not for what may take long. */
+  readonly drained?: boolean;
+}
+
 export interface Cluster {
   /** This process among all; another one after each start. */
   readonly self: string;
@@ -75,6 +80,8 @@ export interface Cluster {
   owner(duty: Duty, key: string): string;
   owns(duty: Duty, key: string): boolean;
   onHandover(handover: Handover): void;
+  /** Whether that process is one of those that share the duties, by what `owner` goes by. */
+  isMember(process: string): boolean;
 
   /**
    * Has the owner of a duty do something; here, without a detour, when that is this process. A `MatrixError` comes back
@@ -83,7 +90,7 @@ export interface Cluster {
    */
   call<T extends Json | undefined>(duty: Duty, key: string, method: string, args: Json): Promise<T>;
   /** One handler a method; to be there before the process joins the others. */
-  serve(method: string, handler: CallHandler): void;
+  serve(method: string, handler: CallHandler, options?: CallOptions): void;
 }
 
 /** The only process: nobody to tell, every duty is its own. */
@@ -100,6 +107,7 @@ export function alone(): Cluster {
     owner: () => 'alone',
     owns: () => true,
     onHandover: () => {},
+    isMember: (process) => process === 'alone',
     call: async (_duty, key, method, args) => {
       const handler = methods.get(method);
       if (!handler) throw new Error(`nobody serves ${method}`);

@@ -62,6 +62,9 @@ class TestMember implements Cluster {
   onHandover(handover: Handover): void {
     this.handovers.push(handover);
   }
+  isMember(process: string): boolean {
+    return this.#net.view.members.has(process);
+  }
   async call<T extends Json | undefined>(duty: Duty, key: string, method: string, args: Json): Promise<T> {
     return (await this.#net.call(duty, key, method, args)) as T;
   }
@@ -186,7 +189,7 @@ export class TestCluster {
       this.#telling = this.#telling.then(async () => {
         for (const member of this.alive) {
           await hop();
-          if (!member.dead) member.streams.get(name)?.announced(position, done.changes);
+          if (!member.dead) member.streams.get(name)?.announced(position, () => done.changes);
         }
         done.heard();
       });

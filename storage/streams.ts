@@ -136,12 +136,15 @@ export class Stream<Change> {
     }
   }
 
-  /** For the cluster: all processes are told now of a position, as its JSON values. Not lower than any before. */
-  announced(position: number, changes: readonly unknown[]): void {
+  /**
+   * For the cluster: all processes are told now of a position. Not lower than any before.
+   *
+   * @param changes their JSON values; not asked for where this process has made them
+   */
+  announced(position: number, changes: () => readonly unknown[]): void {
     this.#current = Math.max(this.#current, position);
-    const own = this.#own.get(position);
-    const decoded = own ?? changes.map(this.#codec.decode);
-    for (const change of decoded) for (const listener of this.#listeners) listener.change(position, change);
+    for (const change of this.#own.get(position) ?? changes().map(this.#codec.decode))
+      for (const listener of this.#listeners) listener.change(position, change);
   }
 
   /** For the cluster: the stream goes on at `to`, and what lies between may have been missed. */

@@ -1,0 +1,287 @@
+import type { FastifyBaseLogger } from 'fastify';
+import type { Item, ToCoordinator, ToMember } from './messages.ts';
+import { Order, type Waiter } from './order.ts';
+import type { Registry } from './registry.ts';
+import type { Member } from './rendezvous.ts';
+import { ViewChange } from './view-change.ts';
+
+/** What is sent to one member at once, at the most. */
+const MAX_ITEMS = 500;
+/** How long members of the last term have to come over to this one, in milliseconds. */
+const TAKE_OVER_MS = 3_000;
+/** Between tries to shut a member out while the database is away, in milliseconds. */
+const RETRY_MS = 200;
+
+export interface CoordinatorDeps {
+  readonly self: string;
+  readonly term: number;
+  readonly registry: Registry;
+  readonly log: Pick<FastifyBaseLogger, 'info' | 'warn' | 'error'>;
+  /** See `Order`. */
+  readonly starts: ReadonlyMap<string, number>;
+  send(to: string | readonly string[], message: ToMember): void;
+  /** Begins to watch over a member. */
+  connect(member: Member): void;
+  disconnect(member: string): void;
+  /** Whether the lease is surely still ours. */
+  valid(): boolean;
+}
+
+interface Told {
+  readonly number: number;
+  readonly waiters: readonly Waiter[];
+  readonly then: ReadonlyArray<() => void>;
+}
+
+/**
+ * The one process that orders what all are told, gives the positions of streams, and says who is a member
+ * (docs/architecture.md, "Many processes"). It keeps nothing that could not be lost: the next one begins with a new term,
+ * above all positions of this one.
+ */
+export class Coordinator {
+  readonly #deps: CoordinatorDeps;
+  readonly #order: Order;
+  readonly #views: ViewChange;
+  /** All that are told; those that are `ready` share the duties. */
+  readonly #members = new Map<string, { readonly member: Member; ready: boolean; acked: number }>();
+  readonly #known = new Map<string, Member>();
+  readonly #fencing = new Set<string>();
+  readonly #joining = new Set<string>();
+  /** Members of the terms before, which may believe to have duties, and have not come over yet. */
+  readonly #awaited = new Set<string>();
+  #drained: (() => void) | undefined;
+  #items: Item[] = [];
+  #waiters: Waiter[] = [];
+  #then: Array<() => void> = [];
+  #number = 0;
+  #told: Told[] = [];
+  #flushing = false;
+  #stopped = false;
+
+  constructor(deps: CoordinatorDeps) {
+    this.#deps = deps;
+    this.#order = new Order(deps.starts, (item, waiter) => this.#tell(item, waiter));
+    this.#views = new ViewChange({
+      term: deps.term,
+      log: deps.log,
+      send: (to, message) => this.#deps.send(to, message),
+      joined: () => [...this.#members.keys()],
+      activate: (view, then) => {
+        this.#tell(['view', view], undefined);
+        this.#then.push(then);
+      },
+      left: (member) => this.#deps.send(member, { t: 'left' }),
+      shutOut: (member) => this.fence(member, 'did not give up its duties'),
+    });
+  }
+
+  /** Calls the members of the terms before. Those that do not come are shut out. */
+  async start(): Promise<void> {
+    for (const member of await this.#deps.registry.members()) {
+      this.#known.set(member.id, member);
+      this.#awaited.add(member.id);
+      if (member.id === this.#deps.self) continue;
+      this.#deps.connect(member);
+      this.#deps.send(member.id, { t: 'term' });
+    }
+    setTimeout(() => {
+      for (const id of this.#awaited) this.fence(id, 'did not come over to the new coordinator');
+    }, TAKE_OVER_MS).unref();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#views.stop();
+  }
+
+  /**
+   * Gives no positions any more, and resolves once all that were given are complete and known to all: nobody's work
+   * fails because this coordinator goes.
+   */
+  async resign(limitMs: number): Promise<void> {
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, limitMs);
+    const drained = new Promise<void>((resolve) => {
+      this.#drained = resolve;
+    });
+    this.#checkDrained();
+    await Promise.race([drained, late.promise]);
+    clearTimeout(timer);
+    this.#deps.send([...this.#members.keys()], { t: 'resigned' });
+    this.stop();
+  }
+
+  #checkDrained(): void {
+    if (this.#items.length === 0 && this.#told.length === 0 && !this.#order.busy) this.#drained?.();
+  }
+
+  handle(from: string, message: ToCoordinator): void {
+    if (this.#stopped || !this.#deps.valid()) return;
+    if (message.t === 'join') return void this.#join(from, message.ready);
+    const member = this.#members.get(from);
+    // Who was shut out is to know, whatever it wants; who has not joined yet is being taken in.
+    if (!member) return void (this.#known.has(from) || this.#deps.send(from, { t: 'fenced' }));
+    switch (message.t) {
+      case 'reserve': {
+        // The next coordinator is asked again.
+        if (this.#drained) return;
+        const position = this.#order.reserve(from, message.s, message.c, message.g);
+        this.#deps.send(
+          from,
+          position === undefined
+            ? { t: 'refused', n: message.n }
+            : { t: 'reserved', n: message.n, p: position },
+        );
+        return;
+      }
+      case 'complete':
+        if (!this.#order.complete(from, message.s, message.p, message.x, { member: from, n: message.n }))
+          this.#deps.send(from, { t: 'refused', n: message.n });
+        return;
+      case 'announce':
+        return this.#tell(['announce', message.s, message.x], { member: from, n: message.n });
+      case 'ack':
+        member.acked = message.q;
+        return this.#settle();
+      case 'ready':
+        member.ready = true;
+        return this.#changeView();
+      case 'released':
+        return this.#views.released(from, message.v);
+      case 'leave':
+        member.ready = false;
+        return this.#changeView();
+      case 'gone':
+        return void this.#forget(from);
+      case 'unreachable':
+        if (this.#members.has(message.id)) this.fence(message.id, `not reached by ${from}`);
+    }
+  }
+
+  /** A member is not reached any more. */
+  down(id: string): void {
+    if (this.#known.has(id)) this.fence(id, 'not reached any more');
+  }
+
+  /** Shuts a member out for good: it can commit nothing from then on. */
+  fence(id: string, reason: string): void {
+    if (this.#fencing.has(id) || this.#stopped) return;
+    this.#fencing.add(id);
+    this.#deps.log.warn({ member: id, reason }, 'a process of the cluster is shut out');
+    void this.#remove(id).then(() => {
+      this.#fencing.delete(id);
+      if (this.#stopped) return;
+      this.#deps.send(id, { t: 'fenced' });
+      this.#known.delete(id);
+      this.#deps.disconnect(id);
+      this.#members.delete(id);
+      this.#awaited.delete(id);
+      this.#order.abandon(id);
+      this.#tell(['gap'], undefined);
+      this.#settle();
+      this.#changeView();
+    });
+  }
+
+  async #remove(id: string): Promise<void> {
+    while (!this.#stopped)
+      try {
+        return await this.#deps.registry.remove(id);
+      } catch (err) {
+        this.#deps.log.warn({ err, member: id }, 'a process could not be shut out yet');
+        await new Promise((again) => setTimeout(again, RETRY_MS));
+      }
+  }
+
+  async #join(id: string, ready: boolean): Promise<void> {
+    const { registry, term, log } = this.#deps;
+    if (this.#drained || this.#members.has(id) || this.#joining.has(id)) return;
+    this.#joining.add(id);
+    try {
+      if (!this.#known.has(id)) {
+        const member = (await registry.members()).find((each) => each.id === id);
+        if (member) this.#known.set(id, member);
+      }
+      const member = this.#known.get(id);
+      if (!member || this.#fencing.has(id) || !(await registry.admit(id, term)) || this.#fencing.has(id))
+        return this.#deps.send(id, { t: 'fenced' });
+      if (id !== this.#deps.self) this.#deps.connect(member);
+      // It begins with what comes after the welcome, so that all before has to be on its way.
+      this.#flush();
+      this.#members.set(id, { member, ready, acked: this.#number });
+      this.#deps.send(id, { t: 'welcome', positions: this.#order.positions() });
+      this.#awaited.delete(id);
+      this.#changeView();
+    } catch (err) {
+      // It asks again.
+      log.warn({ err, member: id }, 'a process could not be taken in yet');
+    } finally {
+      this.#joining.delete(id);
+    }
+  }
+
+  async #forget(id: string): Promise<void> {
+    // That it closes its connections is no death.
+    this.#fencing.add(id);
+    await this.#remove(id);
+    this.#fencing.delete(id);
+    if (this.#stopped) return;
+    this.#members.delete(id);
+    this.#known.delete(id);
+    this.#deps.disconnect(id);
+    this.#order.abandon(id);
+    this.#settle();
+  }
+
+  #changeView(): void {
+    // Until then two could believe to have the same duty.
+    if (this.#awaited.size > 0 || this.#drained) return;
+    const ready = [...this.#members.values()].filter((each) => each.ready).map(({ member }) => member);
+    this.#views.want(ready);
+  }
+
+  #tell(item: Item, waiter: Waiter | undefined): void {
+    this.#items.push(item);
+    if (waiter) this.#waiters.push(waiter);
+    if (this.#items.length >= MAX_ITEMS) this.#flush();
+    if (this.#flushing) return;
+    this.#flushing = true;
+    // What comes in with the same turn of the event loop goes out together.
+    setImmediate(() => {
+      this.#flushing = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    if (this.#items.length === 0 || this.#stopped) return;
+    const items = this.#items;
+    this.#told.push({ number: ++this.#number, waiters: this.#waiters, then: this.#then });
+    this.#items = [];
+    this.#waiters = [];
+    this.#then = [];
+    this.#deps.send([...this.#members.keys()], { t: 'tell', q: this.#number, items });
+    if (this.#members.size === 0) this.#settle();
+  }
+
+  /** Tells those who wait for it what all have taken in. */
+  #settle(): void {
+    let acked = this.#number;
+    for (const member of this.#members.values()) acked = Math.min(acked, member.acked);
+    let count = 0;
+    while (count < this.#told.length && this.#told[count]!.number <= acked) count++;
+    if (count === 0) return;
+    const done = new Map<string, number[]>();
+    const settled = this.#told.splice(0, count);
+    for (const { waiters } of settled)
+      for (const { member, n } of waiters) {
+        const ns = done.get(member);
+        if (ns) ns.push(n);
+        else done.set(member, [n]);
+      }
+    if (!this.#deps.valid()) return;
+    for (const [member, ns] of done) this.#deps.send(member, { t: 'done', ns });
+    for (const { then } of settled) for (const run of then) run();
+    this.#checkDrained();
+  }
+}
