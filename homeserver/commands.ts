@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { SigningKey } from '@trellis/protocol/signing.ts';
+import type { Database } from '@trellis/storage/database.ts';
 import { Accounts } from '@trellis/users/accounts.ts';
 import { Passwords } from '@trellis/users/passwords.ts';
 import { registrationsOf } from './compose/appservices.ts';
@@ -9,7 +10,8 @@ import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 import { showConfig } from './config/show.ts';
 import { openDatabase } from './open-database.ts';
-import { signingKeyLine } from './signing-key-file.ts';
+import { restartWorkers } from './restart-workers.ts';
+import { adoptKey, readSigningKey, signingKeyFile, signingKeyLine } from './signing-key-file.ts';
 
 interface Invocation {
   readonly config: Config;
@@ -45,6 +47,24 @@ export const commands: readonly Command[] = [
     },
   },
   {
+    name: 'restart',
+    args: '',
+    says: 'replaces the workers of a running server, one after the other',
+    run: ({ config }) => restartWorkers(config, print),
+  },
+  {
+    name: 'adopt-key',
+    args: '',
+    says: 'has all processes of the server sign with this signing key',
+    async run({ config }) {
+      const file = signingKeyFile(config);
+      const key = await readSigningKey(file);
+      if (!key) throw new ConfigError(`there is no ${file}`);
+      await withDatabase(config, (db) => adoptKey(db, key));
+      print(`The server signs with ${key.keyId} from now on.`);
+    },
+  },
+  {
     name: 'register-user',
     args: 'NAME [--password P] [--admin]',
     says: 'makes an account; prints a password if none is given',
@@ -76,17 +96,35 @@ export const commands: readonly Command[] = [
   },
 ];
 
+export function help(): string {
+  return `Usage: npm start -- [--config FILE]             starts the server
+       npm run trellis -- COMMAND [--config FILE]
+
+Without --config the file config.yaml in the current folder is used if it is there, else the defaults of
+config.sample.yaml.
+
+Commands:
+${commands.map(({ name, args, says }) => `  ${`${name} ${args}`.padEnd(34)}${says}`).join('\n')}
+`;
+}
+
 async function withAccounts(
   { config, args }: Invocation,
   work: (accounts: Accounts, name: string) => Promise<void>,
 ): Promise<void> {
   const [name] = args;
   if (name === undefined) throw new ConfigError('say which user: a name like "alice"');
+  await withDatabase(config, async (db) => {
+    const passwords = new Passwords(passwordConfig(config));
+    await work(new Accounts({ db, serverName: config.server_name, passwords }), name);
+  });
+}
+
+async function withDatabase(config: Config, work: (db: Database) => Promise<void>): Promise<void> {
   await mkdir(config.data_dir, { recursive: true });
   const { db, close } = await openDatabase(config, { beside: true });
   try {
-    const passwords = new Passwords(passwordConfig(config));
-    await work(new Accounts({ db, serverName: config.server_name, passwords }), name);
+    await work(db);
   } finally {
     await close();
   }

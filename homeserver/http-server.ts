@@ -3,14 +3,12 @@ import { randomBytes } from 'node:crypto';
 import { FederationError } from '@trellis/federation/outbound/federation-error.ts';
 import { badJson, MatrixError, notJson, unrecognized } from '@trellis/protocol/errors.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
+import { UnavailableError } from '@trellis/storage/unavailable.ts';
 import type { FastifyBaseLogger } from 'fastify';
 import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify';
 
 /** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
 const BODY_LIMIT = 4 * 1024 * 1024;
-
-/** A request that has not come whole by then is given up: an upload over a slow line takes its time. In milliseconds. */
-const REQUEST_LIMIT = 10 * 60_000;
 
 /**
  * The HTTP server that both APIs are plugged into: body parsing, errors, CORS and unknown paths as Matrix wants
@@ -24,7 +22,6 @@ export function createHttpServer(
     loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
-    requestTimeout: REQUEST_LIMIT,
     trustProxy: true,
     genReqId: () => randomBytes(6).toString('base64url'),
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: false },
@@ -59,12 +56,13 @@ export function createHttpServer(
       reply,
     ) => {
       const answer = asMatrixError(error);
-      // 502 and 504 tell of another server's failure, which is nothing to be woken up for.
-      const level = answer.status === 502 || answer.status === 504 ? 'warn' : 'error';
+      // 502 and 504 tell of another server's failure, which is nothing to be woken up for. That the database is away has
+      // been said once.
+      const level = answer.status >= 502 ? 'warn' : 'error';
       if (answer.status >= 500)
         request.log[level]({ err: error, url: request.routeOptions.url }, 'request failed');
       const { retry_after_ms: wait } = answer.extra;
-      if (answer.status === 429 && typeof wait === 'number')
+      if ((answer.status === 429 || answer.status === 503) && typeof wait === 'number')
         reply.header('retry-after', Math.ceil(wait / 1000));
       return reply.code(answer.status).send(answer.toBody());
     },
@@ -95,8 +93,10 @@ export function createHttpServer(
     }
   });
 
-  // JSON is UTF-8 and its media type has no charset (RFC 8259, section 11); some clients compare the whole header.
+  app.decorate('draining', false);
   app.addHook('onSend', async (_request, reply) => {
+    if (app.draining) reply.header('connection', 'close');
+    // JSON is UTF-8 and its media type has no charset (RFC 8259, section 11); some clients compare the whole header.
     if (reply.getHeader('content-type') === 'application/json; charset=utf-8')
       reply.header('content-type', 'application/json');
   });
@@ -127,6 +127,8 @@ function allowedHeaders(url: string): string {
 declare module 'fastify' {
   interface FastifyInstance {
     knowsPath(path: string): boolean;
+    /** This process is about to stop: clients are to send their next requests to another one. */
+    draining: boolean;
   }
 }
 
@@ -134,7 +136,7 @@ function asMatrixError(
   error: Error & { statusCode?: number; validation?: unknown; validationContext?: string; code?: string },
 ): MatrixError {
   if (error instanceof MatrixError) return error;
-  if (error instanceof FederationError) return error.toMatrixError();
+  if (error instanceof FederationError || error instanceof UnavailableError) return error.toMatrixError();
   if (error.validation) {
     if (error.validationContext === 'body') return badJson(error.message);
     return new MatrixError(400, 'M_INVALID_PARAM', error.message);

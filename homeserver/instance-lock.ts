@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ConfigError } from './config/load.ts';
 
@@ -8,20 +8,33 @@ const PATIENCE = 3_000;
 /**
  * Makes sure that only one server works on a data folder: a second one would stop the first one's PostgreSQL. The
  * file names a process by id and time of start, so that neither a crash nor a copy of the folder leaves a lock.
+ *
+ * @param several whether more than one may work on it, as the database is elsewhere: the file is the first one's
  */
-export async function lockInstance(dataDir: string): Promise<void> {
-  const file = join(dataDir, 'trellis.pid');
-  const holder = (await readFile(file, 'utf8').catch(() => '')).trim();
-  const pid = Number(holder.split(' ')[0]);
-  const runs = async () => pid > 0 && pid !== process.pid && holder === (await identity(pid));
-  for (const end = Date.now() + PATIENCE; await runs(); ) {
+export async function lockInstance(dataDir: string, several = false): Promise<void> {
+  await mkdir(dataDir, { recursive: true });
+  for (const end = Date.now() + PATIENCE; ; ) {
+    const pid = await instanceHolder(dataDir);
+    if (pid === undefined || pid === process.pid) break;
+    if (several) return;
     if (Date.now() > end)
       throw new ConfigError(
         `Trellis runs on ${dataDir} already (process ${pid}): stop that first, or use another data_dir`,
       );
     await new Promise((wake) => setTimeout(wake, 20));
   }
-  await writeFile(file, `${await identity(process.pid)}\n`);
+  await writeFile(lockFile(dataDir), `${await identity(process.pid)}\n`);
+}
+
+/** The process that works on a data folder, if one does. */
+export async function instanceHolder(dataDir: string): Promise<number | undefined> {
+  const holder = (await readFile(lockFile(dataDir), 'utf8').catch(() => '')).trim();
+  const pid = Number(holder.split(' ')[0]);
+  return pid > 0 && holder === (await identity(pid)) ? pid : undefined;
+}
+
+function lockFile(dataDir: string): string {
+  return join(dataDir, 'trellis.pid');
 }
 
 /** Process id and, where the system tells it, the time of its start. */

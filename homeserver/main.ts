@@ -1,58 +1,30 @@
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
-import { MatrixError } from '@trellis/protocol/errors.ts';
-import { type Logger, pino } from 'pino';
-import { commands } from './commands.ts';
-import { ConfigError, loadConfig, readConfig } from './config/load.ts';
+import { availableParallelism } from 'node:os';
+import type { Logger } from 'pino';
+import { configFrom, explain, openLog, readCommandLine } from './command-line.ts';
+import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
-import { type RunningServer, startServer } from './server.ts';
+import type { RunningServer } from './running-server.ts';
 
 /** Ctrl-C comes from the terminal, from npm and from launch.mjs: what comes within this time is one, in ms. */
 const ONE_SIGNAL = 1000;
 
-const HELP = `Usage: npm start -- [--config FILE]             starts the server
-       npm run trellis -- COMMAND [--config FILE]
-
-Without --config the file config.yaml in the current folder is used if it is there, else the defaults of
-config.sample.yaml.
-
-Commands:
-${commands.map(({ name, args, says }) => `  ${`${name} ${args}`.padEnd(34)}${says}`).join('\n')}
-`;
-
 async function main(): Promise<void> {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      config: { type: 'string' },
-      help: { type: 'boolean', short: 'h' },
-      admin: { type: 'boolean' },
-      password: { type: 'string' },
-    },
-  });
+  const { values, positionals } = readCommandLine();
   const [name = 'start', ...args] = positionals;
-  if (values.help) return void process.stdout.write(HELP);
+  if (name === 'start' && !values.help) return serve(configFrom(values.config));
+  // A supervisor is to stay small: it loads nothing that it does not need.
+  const { commands, help } = await import('./commands.ts');
+  if (values.help) return void process.stdout.write(help());
   const command = commands.find((known) => known.name === name);
-  if (!command && name !== 'start') throw new ConfigError(`there is no command "${name}"\n\n${HELP}`);
-  const config = configFrom(values.config);
+  if (!command) throw new ConfigError(`there is no command "${name}"\n\n${help()}`);
   const { admin, password } = values;
-  if (command) return command.run({ config, args, admin, password });
-  await serve(config);
-}
-
-function configFrom(file: string | undefined): Config {
-  if (file !== undefined) return loadConfig(file);
-  const usual = join(process.cwd(), 'config.yaml');
-  return existsSync(usual) ? loadConfig(usual) : readConfig('', process.cwd());
+  return command.run({ config: configFrom(values.config), args, admin, password });
 }
 
 async function serve(config: Config): Promise<void> {
-  const log = pino({ level: config.log.level, base: null }, pino.destination({ sync: false }));
-  process.on('unhandledRejection', (err) =>
-    log.error({ err }, 'a promise was rejected that nobody waited for'),
-  );
-  const server = await startServer(config, log);
+  const workers = config.workers === 'auto' ? availableParallelism() : config.workers;
+  const log = openLog(config, null);
+  const server = workers > 1 ? await startSupervisor(config, workers, log) : await startAlone(config, log);
   void server.failed.then((reason) => {
     log.fatal(reason);
     log.flush(() => process.exit(1));
@@ -60,17 +32,32 @@ async function serve(config: Config): Promise<void> {
   // A terminal that closes says SIGHUP as well as whoever renewed the certificate.
   if (process.stdin.isTTY) process.on('SIGHUP', () => void stop(server, 'SIGHUP'));
   else reloadOnHangup(server, log);
+  process.on('SIGUSR2', () => {
+    if (server.restart) void server.restart();
+    else log.warn('one process alone cannot be replaced without a gap: stop it and start it again');
+  });
   // Never without a listener: taking one away, if only for an instant, lets the next signal kill.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => void stop(server, signal));
   // launch.mjs was killed: nobody could tell this process to stop any more.
   process.on('disconnect', () => void stop(server, 'launch.mjs ended'));
-  log.info({ server_name: config.server_name, http: config.http, tls: config.tls?.port }, 'started');
+  const { server_name, http, tls } = config;
+  log.info({ server_name, http, tls: tls?.port, workers: workers > 1 ? workers : undefined }, 'started');
   greet(config);
+}
+
+async function startAlone(config: Config, log: Logger): Promise<RunningServer> {
+  const { startServer } = await import('./server.ts');
+  return startServer(config, log);
+}
+
+async function startSupervisor(config: Config, workers: number, log: Logger): Promise<RunningServer> {
+  const { supervise } = await import('./supervisor.ts');
+  return supervise(config, workers, log, process.argv.slice(2));
 }
 
 function reloadOnHangup(server: RunningServer, log: Logger): void {
   process.on('SIGHUP', () => {
-    server.reloadCertificate().then(
+    server.reload().then(
       () => log.info('certificate read again'),
       (err: unknown) => log.error({ err }, 'the certificate could not be read: the old one stays'),
     );
@@ -107,13 +94,6 @@ ${config.server_name === 'localhost' ? '\n  To talk with other servers, set serv
 }
 
 main().catch((error: unknown) => {
-  const { message, code } = error as Error & { code?: string };
-  if (error instanceof ConfigError || error instanceof MatrixError || code?.startsWith('ERR_PARSE_ARGS'))
-    process.stderr.write(`${message}\n`);
-  else if (code === 'EADDRINUSE')
-    process.stderr.write(
-      `${message}: another program uses that port; stop it, or change http.port or tls.port\n`,
-    );
-  else process.stderr.write(`Trellis could not start: ${(error as Error).stack ?? String(error)}\n`);
+  process.stderr.write(`${explain(error)}\n`);
   process.exit(1);
 });

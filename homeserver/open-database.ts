@@ -5,10 +5,23 @@ import { migrate } from '@trellis/storage/migrate.ts';
 import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 
+/** For commands, and for whoever looks into an embedded PostgreSQL. */
+const SPARE_CONNECTIONS = 20;
+
+type Connection = ConstructorParameters<typeof Database>[0];
+
+interface OpenDatabaseOptions {
+  readonly beside?: boolean;
+  readonly given?: Connection | undefined;
+  readonly processes?: number;
+}
+
 export interface OpenDatabase {
   readonly db: Database;
   /** Names of the migrations that were applied now. */
   readonly migrated: readonly string[];
+  /** Where it is: for other processes on this machine. */
+  readonly connection: Connection;
   /** Why the embedded PostgreSQL ended by itself, once it has. */
   readonly died: Promise<string>;
   close(): Promise<void>;
@@ -18,16 +31,22 @@ export interface OpenDatabase {
  * Connects to the configured PostgreSQL, or starts the embedded one; migrates; checks whose database it is.
  *
  * @param beside for a command: uses the embedded PostgreSQL of the running server, if one runs
+ * @param given where another process of this server has found or started it
+ * @param processes how many will connect to an embedded one that is started
  */
-export async function openDatabase(config: Config, { beside = false } = {}): Promise<OpenDatabase> {
+export async function openDatabase(
+  config: Config,
+  { beside = false, given, processes = 1 }: OpenDatabaseOptions = {},
+): Promise<OpenDatabase> {
   const { url, connections } = config.database;
   const folder = join(config.data_dir, 'postgres');
-  const running = beside && url === undefined ? await runningEmbeddedPostgres(folder) : undefined;
-  const embedded = url === undefined && !running ? await startEmbeddedPostgres(folder) : undefined;
-  const db = new Database({
-    ...(running ?? embedded?.connection ?? { connectionString: url }),
-    max: connections,
-  });
+  const running = given ?? (beside && url === undefined ? await runningEmbeddedPostgres(folder) : undefined);
+  const embedded =
+    url === undefined && !running
+      ? await startEmbeddedPostgres(folder, true, Math.max(100, processes * connections + SPARE_CONNECTIONS))
+      : undefined;
+  const connection = running ?? embedded?.connection ?? { connectionString: url };
+  const db = new Database({ ...connection, max: connections });
   const close = async () => {
     await db.close();
     await embedded?.stop();
@@ -35,7 +54,7 @@ export async function openDatabase(config: Config, { beside = false } = {}): Pro
   try {
     const migrated = await migrate(db);
     await claim(db, config.server_name);
-    return { db, migrated, died: embedded?.died ?? new Promise(() => {}), close };
+    return { db, migrated, connection, died: embedded?.died ?? new Promise(() => {}), close };
   } catch (error) {
     await close();
     throw error;

@@ -1,34 +1,36 @@
-import { mkdir, readFile } from 'node:fs/promises';
-import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import type { Socket } from 'node:net';
+import { alone } from '@trellis/cluster/cluster.ts';
+import type { FastifyBaseLogger } from 'fastify';
 import { composeCore, type Lifecycle } from './compose/core.ts';
 import { compose } from './compose/index.ts';
 import type { Config } from './config/schema.ts';
+import { type DoorName, Doors } from './doors.ts';
 import { createHttpServer } from './http-server.ts';
+import { HttpServers } from './http-servers.ts';
 import { lockInstance } from './instance-lock.ts';
 import { openDatabase } from './open-database.ts';
+import type { RunningServer } from './running-server.ts';
 import { loadSigningKey } from './signing-key-file.ts';
+import type { Place } from './worker-messages.ts';
 
-/** How long a stop waits for requests that are under way, in milliseconds. */
-const ANSWER_LIMIT = 5_000;
-
-export interface RunningServer {
-  /** Why it cannot go on, once that is so: it is to be started again. */
-  readonly failed: Promise<string>;
-  /** Reads the certificate again: after it was renewed. */
-  reloadCertificate(): Promise<void>;
-  /** Answers what is under way, stores what is not stored, closes the database. */
-  close(): Promise<void>;
+/** A process that serves. */
+interface Server extends RunningServer {
+  /** For connections that a supervisor has accepted. */
+  give(door: DoorName, connection: Socket): void;
 }
 
-/** Starts everything and listens. When it throws, all that had been started is stopped. */
-export async function startServer(config: Config, log: FastifyBaseLogger): Promise<RunningServer> {
-  await mkdir(config.data_dir, { recursive: true });
-  await lockInstance(config.data_dir);
-  const [database, signingKey] = await Promise.all([openDatabase(config), loadSigningKey(config.data_dir)]);
+/**
+ * Starts everything and listens. When it throws, all that had been started is stopped.
+ *
+ * @param place in a process that a supervisor started
+ */
+export async function startServer(config: Config, log: FastifyBaseLogger, place?: Place): Promise<Server> {
+  const several = config.redis !== undefined;
+  if (!place) await lockInstance(config.data_dir, several);
+  const database = await openDatabase(config, { given: place?.database });
   if (database.migrated.length > 0) log.info({ migrations: database.migrated }, 'database migrated');
   const lifecycle: Lifecycle = { ready: [], close: [] };
-  const close = async () => {
+  const end = async () => {
     for (const task of lifecycle.close.toReversed())
       await Promise.resolve()
         .then(task)
@@ -36,46 +38,28 @@ export async function startServer(config: Config, log: FastifyBaseLogger): Promi
     await database.close();
   };
   try {
+    const signingKey = await loadSigningKey(config, database.db, !several && !place);
+    const cluster = alone();
     const core = await composeCore({ config, log, db: database.db, signingKey }, lifecycle);
     const app = createHttpServer(log, { trustProxy: config.http.trust_proxy });
     await compose(core, app);
     await app.ready();
     for (const task of lifecycle.ready) await task();
-    const tls = config.tls && (await listenTls(config.tls, app));
-    await app.listen({ host: config.http.host, port: config.http.port });
-    lifecycle.close.push(async () => {
+    const servers = await HttpServers.create(app, config.tls);
+    lifecycle.close.push(() => app.close());
+    const give = (door: DoorName, connection: Socket) => servers.give(door, connection);
+    const doors = place ? undefined : await Doors.open(config, give);
+    const close = async (drain = cluster.shared) => {
       core.notifier.close();
-      const late = setTimeout(() => {
-        app.server.closeAllConnections();
-        tls?.closeAllConnections();
-      }, ANSWER_LIMIT);
-      await Promise.all([app.close(), tls?.close()]);
-      clearTimeout(late);
-    });
+      if (drain) await servers.drain(config.cluster.drain_ms, place !== undefined);
+      doors?.close();
+      await servers.close();
+      await end();
+    };
     const failed = database.died.then((words) => `PostgreSQL ended: ${words}`);
-    return { failed, close, reloadCertificate: async () => tls?.reload() };
+    return { failed, close, give, reload: () => servers.reload() };
   } catch (error) {
-    await close();
+    await end();
     throw error;
   }
-}
-
-async function listenTls(tls: NonNullable<Config['tls']>, app: FastifyInstance) {
-  const read = async () => ({ cert: await readFile(tls.certificate), key: await readFile(tls.key) });
-  const server: TlsServer = createTlsServer(await read(), (request, response) =>
-    app.routing(request, response),
-  );
-  await new Promise<void>((listening, failed) => {
-    server.once('error', failed);
-    server.listen(tls.port, tls.host, listening);
-  });
-  return {
-    reload: async () => server.setSecureContext(await read()),
-    closeAllConnections: () => server.closeAllConnections(),
-    close: () =>
-      new Promise<void>((closed) => {
-        server.close(() => closed());
-        server.closeIdleConnections();
-      }),
-  };
 }

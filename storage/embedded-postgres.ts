@@ -53,14 +53,19 @@ interface Runtime {
  * killed Trellis left running on the folder is stopped first; what it had committed is there.
  *
  * @param durable false for tests that need no safety from power cuts
+ * @param connections how many it is to bear
  */
-export async function startEmbeddedPostgres(dataDir: string, durable = true): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres(
+  dataDir: string,
+  durable = true,
+  connections = 100,
+): Promise<EmbeddedPostgres> {
   const runtime = await prepare(resolve(dataDir));
   await stopLeftover(runtime.dataDir);
   if (!(await readdir(runtime.dataDir)).includes('PG_VERSION')) initialise(runtime);
   for (let attempt = 1; ; attempt++) {
     try {
-      return await start(runtime, durable);
+      return await start(runtime, durable, connections);
     } catch (error) {
       // Processes of one that was killed a moment ago may still be ending.
       if (attempt === START_ATTEMPTS || !/lock file|shared memory/.test(String(error))) throw error;
@@ -77,14 +82,14 @@ export async function runningEmbeddedPostgres(dataDir: string): Promise<pg.PoolC
   return { host: socketDir, ...DATABASE };
 }
 
-async function start(runtime: Runtime, durable: boolean): Promise<EmbeddedPostgres> {
+async function start(runtime: Runtime, durable: boolean, connections: number): Promise<EmbeddedPostgres> {
   const socketDir = await mkdtemp(join(tmpdir(), SOCKET_DIR));
   if (runtime.options.uid !== undefined) await chown(socketDir, NOBODY, NOBODY);
   const settings: Record<string, string> = {
     listen_addresses: '',
     unix_socket_directories: socketDir,
     jit: 'off',
-    max_connections: '100',
+    max_connections: String(connections),
     shared_buffers: '128MB',
     max_wal_size: '1GB',
   };

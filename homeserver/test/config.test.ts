@@ -80,7 +80,10 @@ cluster: { secret: secret11-long-enough }`;
     ['cluster: { roles: [cook] }', /cluster\.roles\.0: must be one of client, sync/],
     ['cluster: { roles: [client] }', /without the section redis nobody else could be sync, federation-in/],
     ['redis: { name: x }', /redis: one of url, sentinels and nodes is missing/],
-    ['redis: { url: "redis://x" }', /one database: database\.url is missing[^]*cluster\.secret is missing/],
+    [
+      'redis: { url: "redis://x" }',
+      /one database: database\.url is missing[\s\S]*cluster\.secret is missing/,
+    ],
     ['- a', /must be object/],
     ['a: [', /this is not YAML/],
   ] as const)
