@@ -34,10 +34,16 @@ const MAX_SLEEP = 3_600_000;
 /** After a failure that is none of the event's. */
 const RETRY_AFTER = 30_000;
 
+type Action = 'cancel' | 'restart' | 'send';
+
 /**
  * Events that are sent after a delay, unless they are cancelled or their time is begun anew (MSC4140). They are in the
  * database and nowhere else: one timer waits for the next that is due. Whether an event is allowed is decided when it is
  * sent. Sending it and removing it from the table is one transaction, so that it is sent once, whatever ends the process.
+ *
+ * Of several processes the one whose the room is has the timer, and does what is asked of events that are there. When
+ * that changes, two may look at the same event for a moment: all that is done to it is done under the room's lock, which
+ * the next one gets once everything of the one before is stored.
  */
 export class DelayedEvents {
   readonly maxDelay: number;
@@ -47,15 +53,27 @@ export class DelayedEvents {
   #timer: NodeJS.Timeout | undefined;
   #wakesAt = Number.POSITIVE_INFINITY;
   #sending: Promise<void> = Promise.resolve();
+  #started = false;
   #closed = false;
 
   constructor(parts: DelayedEventsParts) {
     this.#parts = parts;
     this.maxDelay = parts.maxDelay;
+    const { cluster } = parts.rooms.parts;
+    cluster.serve('delayed.due', (time: number) => {
+      this.#wakeAt(time);
+      return undefined;
+    });
+    cluster.serve('delayed.act', async (asked: { action: Action; delayId: string }, roomId) => {
+      await this.#act(asked.action, asked.delayId, roomId);
+      return undefined;
+    });
+    cluster.onHandover({ take: () => this.#wakeAt(Date.now()) });
   }
 
   /** Sends what has become due meanwhile, and from then on what becomes due. */
   start(): void {
+    this.#started = true;
     this.#wakeAt(Date.now());
   }
 
@@ -84,12 +102,13 @@ export class DelayedEvents {
     await this.#checkDraft(userId, draft);
     const delayId = randomBytes(24).toString('base64url');
     const event: DelayedEvent = { ...draft, delayId, userId, delay, runningSince: Date.now() };
-    if (!(await store.add(event, transactionHash, maxScheduled)))
+    const storedAs = await store.add(event, transactionHash, maxScheduled);
+    if (storedAs === undefined)
       throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'You have too many delayed events', {
         'org.matrix.msc4140.errcode': 'M_MAX_DELAYED_EVENTS_EXCEEDED',
       });
-    this.#wakeAt(event.runningSince + delay);
-    return delayId;
+    if (storedAs === delayId) await this.#tellOfDue(draft.roomId, event.runningSince + delay);
+    return storedAs;
   }
 
   scheduled(userId: string): Promise<DelayedEvent[]> {
@@ -97,29 +116,52 @@ export class DelayedEvents {
   }
 
   /** @throws M_NOT_FOUND as do the others, when it is cancelled or sent already */
-  async cancel(delayId: string): Promise<void> {
-    if (!(await this.#alone(delayId, () => this.#parts.store.remove(delayId)))) throw gone();
+  cancel(delayId: string): Promise<void> {
+    return this.#ask('cancel', delayId);
   }
 
-  async restart(delayId: string): Promise<void> {
-    const now = Date.now();
-    if (!(await this.#alone(delayId, () => this.#parts.store.restart(delayId, now)))) throw gone();
-    const event = await this.#parts.store.get(delayId);
-    if (event) this.#wakeAt(now + event.delay);
+  restart(delayId: string): Promise<void> {
+    return this.#ask('restart', delayId);
   }
 
   /** Sends it now. When that fails, the error is the caller's and the event stays. */
-  async send(delayId: string): Promise<void> {
-    await this.#alone(delayId, async () => {
-      const event = await this.#parts.store.get(delayId);
-      if (!event) throw gone();
-      await this.#deliver(event);
-    });
+  send(delayId: string): Promise<void> {
+    return this.#ask('send', delayId);
   }
 
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
     await this.#parts.store.removeAll(userId);
+  }
+
+  async #ask(action: Action, delayId: string): Promise<void> {
+    const event = await this.#parts.store.get(delayId);
+    if (!event) throw gone();
+    await this.#parts.rooms.parts.cluster.call('room', event.roomId, 'delayed.act', { action, delayId });
+  }
+
+  #act(action: Action, delayId: string, roomId: string): Promise<void> {
+    const { rooms, store } = this.#parts;
+    return this.#alone(delayId, async () => {
+      if (action === 'send') {
+        const event = await store.get(delayId);
+        if (!event) throw gone();
+        return this.#deliver(event);
+      }
+      const now = Date.now();
+      const change = () => (action === 'cancel' ? store.remove(delayId) : store.restart(delayId, now));
+      // It is due no sooner than it was: nothing to set the timer for.
+      if (!(await rooms.exclusive(roomId, change))) throw gone();
+    });
+  }
+
+  /** Whoever has the timer; if that process dies, the next one looks for itself. */
+  async #tellOfDue(roomId: string, time: number): Promise<void> {
+    try {
+      await this.#parts.rooms.parts.cluster.call('room', roomId, 'delayed.due', time);
+    } catch (error) {
+      this.#parts.onFailure(error, undefined);
+    }
   }
 
   #checkDelay(delay: number): void {
@@ -159,18 +201,20 @@ export class DelayedEvents {
       throw forbidden('You may not redact that event');
     if (stateKey === undefined) await checkRelation(rooms, room, draft);
     else await checkState(rooms, room, type, content);
-    const { committed } = await rooms.exclusive(roomId, (live) =>
-      appendDraft(rooms, live, draft, undefined, async (tx) => {
+    const { committed } = await rooms.exclusive(roomId, async (live) => {
+      // The process whose the room was until now may have sent it.
+      if (rooms.parts.cluster.shared && !(await store.get(delayId))) throw gone();
+      return appendDraft(rooms, live, draft, undefined, async (tx) => {
         await store.remove(delayId, tx);
-      }),
-    );
+      });
+    });
     await committed;
     // State that was there already is not sent again.
     if (stateKey !== undefined) await store.remove(delayId);
   }
 
   #wakeAt(time: number): void {
-    if (this.#closed || time >= this.#wakesAt) return;
+    if (!this.#started || this.#closed || time >= this.#wakesAt) return;
     clearTimeout(this.#timer);
     this.#wakesAt = time;
     const sleep = Math.min(Math.max(time - Date.now(), 0), MAX_SLEEP);
@@ -181,18 +225,41 @@ export class DelayedEvents {
   }
 
   async #sendDue(): Promise<void> {
-    const { store, onFailure } = this.#parts;
+    const { onFailure } = this.#parts;
     try {
-      const due = await store.due(Date.now(), BATCH);
+      const now = Date.now();
+      const due = await this.#ownDue(now);
       // In their order where they are one user's: others need not wait for them.
       const byUser = Map.groupBy(due, ({ userId }) => userId);
       await Promise.all([...byUser.values()].map((events) => this.#sendInOrder(events)));
-      const next = await store.nextDue();
+      const next = due.length >= BATCH ? now : await this.#nextDue(now);
       if (next !== undefined) this.#wakeAt(next);
     } catch (error) {
       onFailure(error, undefined);
       this.#wakeAt(Date.now() + RETRY_AFTER);
     }
+  }
+
+  /** What is due in rooms that are this process's. */
+  async #ownDue(now: number): Promise<DelayedEvent[]> {
+    const { store, rooms } = this.#parts;
+    const own: DelayedEvent[] = [];
+    let range: Parameters<DelayedEventStore['due']>[0] = { after: Number.MIN_SAFE_INTEGER, upTo: now };
+    for (;;) {
+      const page = await store.due(range, BATCH);
+      own.push(...page.filter(({ roomId }) => rooms.parts.cluster.owns('room', roomId)));
+      const last = page.at(-1);
+      if (!last || page.length < BATCH || own.length >= BATCH) return own;
+      range = { after: last.due, last: last.delayId, upTo: now };
+    }
+  }
+
+  /** When to look again: when the next one of this process is due, as far as that can be seen at one glance. */
+  async #nextDue(now: number): Promise<number | undefined> {
+    const { store, rooms } = this.#parts;
+    const page = await store.due({ after: now }, BATCH);
+    const own = page.find(({ roomId }) => rooms.parts.cluster.owns('room', roomId));
+    return (own ?? (page.length === BATCH ? page.at(-1) : undefined))?.due;
   }
 
   async #sendInOrder(events: readonly DelayedEvent[]): Promise<void> {

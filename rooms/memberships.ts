@@ -27,7 +27,12 @@ export class Memberships {
   constructor(db: Queryable, rooms: Rooms) {
     this.#db = db;
     this.#rooms = rooms;
-    rooms.parts.stream.subscribe((pos, change) => this.#follow(pos, change));
+    const { cluster, stream } = rooms.parts;
+    stream.subscribe(
+      (pos, change) => this.#follow(pos, change),
+      () => this.#forgetAll(),
+    );
+    cluster.onAnnounce('memberships', (userId: string) => this.#forgetUser(userId));
   }
 
   /** The user's rooms by id, with every membership there is, forgotten ones too. Not to be changed. */
@@ -40,6 +45,11 @@ export class Memberships {
       this.#loading.set(userId, loading);
     }
     return loading;
+  }
+
+  /** What `of` gives, when it is in memory. */
+  known(userId: string): ReadonlyMap<string, UserMembership> | undefined {
+    return this.#users.get(userId);
   }
 
   /** Rooms that the user is joined to. */
@@ -85,8 +95,12 @@ export class Memberships {
   /** Local users who share a joined room with the user, the user included. */
   async localUsersSharingRoomWith(userId: string): Promise<Set<string>> {
     const users = new Set([userId]);
-    for (const roomId of await this.joined(userId))
-      for (const other of this.#rooms.peek(roomId)?.joinedHere ?? []) users.add(other);
+    const { shared } = this.#rooms.parts.cluster;
+    for (const roomId of await this.joined(userId)) {
+      // What another process appends to need not be live here.
+      const room = this.#rooms.peek(roomId) ?? (shared ? await this.#rooms.get(roomId) : undefined);
+      for (const other of room?.joinedHere ?? []) users.add(other);
+    }
     return users;
   }
 
@@ -110,18 +124,31 @@ export class Memberships {
        WHERE r.nid = m.room AND m.user_id = $1 AND r.room_id = $2 AND m.membership IN ('leave', 'ban')`,
       [userId, roomId],
     );
-    const rooms = this.#users.get(userId);
-    const membership = rooms?.get(roomId);
-    if (rooms && membership) rooms.set(roomId, { ...membership, forgotten: true });
+    // Not set here: the user may have joined again since, which was told already.
+    await this.#rooms.parts.cluster.announce('memberships', userId);
+  }
+
+  #forgetUser(userId: string): void {
+    if (this.#loading.has(userId)) this.#changedWhileLoading.add(userId);
+    this.#users.delete(userId);
+  }
+
+  #forgetAll(): void {
+    for (const userId of this.#loading.keys()) this.#changedWhileLoading.add(userId);
+    this.#users.clear();
   }
 
   #follow(pos: number, { roomId, event, memberships }: EventChange): void {
+    const { shared } = this.#rooms.parts.cluster;
+    const room = this.#rooms.peek(roomId);
     for (const { userId, after } of memberships) {
       if (this.#loading.has(userId)) this.#changedWhileLoading.add(userId);
       const rooms = this.#users.get(userId);
       if (!rooms) continue;
-      const member = this.#rooms.peek(roomId)?.member(userId);
-      if (after === undefined) rooms.delete(roomId);
+      const member = room?.member(userId);
+      // Where the room is not live the change does not say all: since when it is so, by which event.
+      if (shared && member?.membership !== after) this.#users.delete(userId);
+      else if (after === undefined) rooms.delete(roomId);
       else if (member) rooms.set(roomId, { roomId, ...member, forgotten: false });
       else
         rooms.set(roomId, {

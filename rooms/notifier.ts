@@ -1,5 +1,6 @@
 import type { Stream, Streams } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
+import { FeedRooms } from './feed-rooms.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
 /** Where a reader of all streams stands. What a sync token says. */
@@ -40,15 +41,29 @@ export class UserFeed {
   readonly since: Record<FeedStream, number>;
   readonly #entries: FeedEntry[] = [];
   readonly waiters = new Set<() => void>();
+  /** Resolves once the feed is complete from somewhere on. */
+  ready: Promise<void> | undefined;
 
   constructor(since: Positions) {
     this.since = { ...since };
   }
 
+  /** From here on it is complete. */
+  begin(since: Positions): void {
+    for (const stream of FEED_STREAMS) this.since[stream] = since[stream];
+  }
+
+  /** It is complete no more, from nowhere on: who reads it goes to the database. */
+  end(): void {
+    for (const stream of FEED_STREAMS) this.since[stream] = Number.POSITIVE_INFINITY;
+    this.wake();
+  }
+
   add(entry: FeedEntry): void {
     this.#entries.push(entry);
     if (this.#entries.length > MAX_ENTRIES)
-      for (const old of this.#entries.splice(0, MAX_ENTRIES / 2)) this.since[old.stream] = old.pos;
+      for (const old of this.#entries.splice(0, MAX_ENTRIES / 2))
+        this.since[old.stream] = Math.max(this.since[old.stream], old.pos);
     this.wake();
   }
 
@@ -78,60 +93,101 @@ const FEED_STREAMS: readonly FeedStream[] = ['events', 'accountData', 'receipts'
 /** Users whose feeds are kept when nobody waits on them. */
 const MAX_FEEDS = 20_000;
 
-/** Which users must hear of a change of a user's devices or presence: those who share a room. */
+/** Who is in which rooms: `Memberships`. */
 export interface SharedRooms {
   /** Local users who share a joined room with the user, the user included. */
   localUsersSharingRoomWith(userId: string): Promise<Iterable<string>>;
+  joined(userId: string): Promise<readonly string[]>;
+  /** The user's rooms, kept up to date, when they are in memory: they are after `joined`, but for rare moments. */
+  known(userId: string): ReadonlyMap<string, { readonly membership: string }> | undefined;
 }
 
 /** Follows all streams, keeps the feeds of those users who sync, and wakes their long polls. */
 export class Notifier {
   readonly #streams: Streams;
   readonly #events: Stream<EventChange>;
-  readonly #feeds = new LRUCache<string, UserFeed>({ max: MAX_FEEDS });
+  readonly #feeds = new LRUCache<string, UserFeed>({
+    max: MAX_FEEDS,
+    dispose: (feed) => this.#feedRooms?.end(feed),
+  });
+  /** Only where other processes append to rooms too. */
+  readonly #feedRooms: FeedRooms | undefined;
   readonly #closing = new AbortController();
   readonly #shared: SharedRooms;
+  readonly #rooms: Rooms;
 
   constructor(rooms: Rooms, streams: Streams, shared: SharedRooms) {
     this.#streams = streams;
     this.#shared = shared;
+    this.#rooms = rooms;
     this.#events = rooms.parts.stream;
-    this.#events.subscribe((pos, change) => {
-      const entry: FeedEntry = { stream: 'events', pos, roomId: change.roomId };
-      if (!change.outOfBand)
-        for (const userId of rooms.peek(change.roomId)?.joinedHere ?? []) this.#add(userId, entry);
-      // Those who are joined now have just been told; invited, left, banned ones hear of their own change.
-      for (const { userId, after } of change.memberships)
-        if (after !== 'join' || change.outOfBand) this.#add(userId, entry);
-    });
-    streams.accountData.subscribe((pos, { userId, roomId }) =>
-      this.#add(userId, { stream: 'accountData', pos, roomId }),
+    if (rooms.parts.cluster.shared) this.#feedRooms = new FeedRooms();
+    const restart = () => this.#restart();
+    this.#events.subscribe((pos, change) => this.#onEvent(pos, change), restart);
+    streams.accountData.subscribe(
+      (pos, { userId, roomId }) => this.#add(userId, { stream: 'accountData', pos, roomId }),
+      restart,
     );
-    streams.toDevice.subscribe((pos, { userId }) =>
-      this.#add(userId, { stream: 'toDevice', pos, roomId: null }),
+    streams.toDevice.subscribe(
+      (pos, { userId }) => this.#add(userId, { stream: 'toDevice', pos, roomId: null }),
+      restart,
     );
     streams.receipts.subscribe((pos, { roomId, userId, type }) => {
       const entry: FeedEntry = { stream: 'receipts', pos, roomId };
       if (type === 'm.read.private') this.#add(userId, entry);
-      else for (const member of rooms.peek(roomId)?.joinedHere ?? []) this.#add(member, entry);
-    });
-    streams.typing.subscribe((pos, { roomId }) => {
-      for (const member of rooms.peek(roomId)?.joinedHere ?? [])
-        this.#add(member, { stream: 'typing', pos, roomId });
-    });
-    streams.deviceLists.subscribe((_pos, { userId }) => this.wakeSharers(userId));
-    streams.presence.subscribe((_pos, { userId }) => this.wakeSharers(userId));
+      else this.#addToMembers(entry, roomId);
+    }, restart);
+    streams.typing.subscribe(
+      (pos, { roomId }) => this.#addToMembers({ stream: 'typing', pos, roomId }, roomId),
+      restart,
+    );
+    streams.deviceLists.subscribe((_pos, { userId }) => this.wakeSharers(userId), restart);
+    streams.presence.subscribe((_pos, { userId }) => this.wakeSharers(userId), restart);
+  }
+
+  #onEvent(pos: number, { roomId, outOfBand, memberships }: EventChange): void {
+    const entry: FeedEntry = { stream: 'events', pos, roomId };
+    if (this.#feedRooms)
+      for (const { userId, after } of memberships) {
+        const feed = this.#feeds.get(userId);
+        if (feed && after === 'join') this.#feedRooms.join(feed, roomId);
+        else if (feed) this.#feedRooms.leave(feed, roomId);
+      }
+    if (!outOfBand) this.#addToMembers(entry, roomId);
+    // Those who are joined now have just been told; invited, left, banned ones hear of their own change.
+    for (const { userId, after } of memberships) if (after !== 'join' || outOfBand) this.#add(userId, entry);
+  }
+
+  /** Tells local users who are in the room. */
+  #addToMembers(entry: FeedEntry, roomId: string): void {
+    if (this.#feedRooms) for (const feed of this.#feedRooms.in(roomId)) feed.add(entry);
+    else for (const userId of this.#rooms.peek(roomId)?.joinedHere ?? []) this.#add(userId, entry);
+  }
+
+  /**
+   * Changes may have been missed: no feed is complete any more, and everybody who waits looks in the database. New
+   * feeds begin from now.
+   */
+  #restart(): void {
+    const feeds = [...this.#feeds.values()];
+    this.#feeds.clear();
+    for (const feed of feeds) feed.end();
   }
 
   /** Wakes the syncs of local users who share a room with the user, for what they have to look up themselves. */
   wakeSharers(userId: string): void {
-    this.#shared.localUsersSharingRoomWith(userId).then(
-      (users) => {
-        for (const other of users) this.#feeds.get(other)?.wake();
-      },
-      // Those who would have been woken find the change with their next sync.
-      () => {},
-    );
+    // Those who would have been woken find the change with their next sync.
+    this.#wakeSharers(userId).catch(() => {});
+  }
+
+  async #wakeSharers(userId: string): Promise<void> {
+    if (this.#feedRooms) {
+      this.#feeds.get(userId)?.wake();
+      for (const roomId of await this.#shared.joined(userId))
+        for (const feed of this.#feedRooms.in(roomId)) feed.wake();
+      return;
+    }
+    for (const other of await this.#shared.localUsersSharingRoomWith(userId)) this.#feeds.get(other)?.wake();
   }
 
   /** Where all streams stand now. */
@@ -153,8 +209,33 @@ export class Notifier {
     if (!feed) {
       feed = new UserFeed(this.positions());
       this.#feeds.set(userId, feed);
+      if (this.#feedRooms) {
+        feed.end();
+        feed.ready = this.#beginWithRooms(userId, feed, this.#feedRooms);
+      }
     }
     return feed;
+  }
+
+  /** Until it is known where the user is, the feed is complete from nowhere on. */
+  async #beginWithRooms(userId: string, feed: UserFeed, feedRooms: FeedRooms): Promise<void> {
+    try {
+      let known: ReturnType<SharedRooms['known']>;
+      while (!known) {
+        await this.#shared.joined(userId);
+        if (this.#feeds.peek(userId) !== feed) return;
+        known = this.#shared.known(userId);
+      }
+      const joined = [...known].filter(([, { membership }]) => membership === 'join');
+      feedRooms.begin(
+        feed,
+        joined.map(([roomId]) => roomId),
+      );
+      feed.begin(this.positions());
+    } catch {
+      // The next sync tries again.
+      if (this.#feeds.peek(userId) === feed) this.#feeds.delete(userId);
+    }
   }
 
   /**
@@ -164,11 +245,20 @@ export class Notifier {
    */
   async wait(userId: string, positions: Positions, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const feed = this.feed(userId);
+    await feed.ready;
     // Who is concerned by these is found out only while others wait, so whoever comes later looks for themselves.
     const unseen =
       positions.deviceLists < this.#streams.deviceLists.current ||
       positions.presence < this.#streams.presence.current;
-    if (unseen || feed.hasNews(positions) || timeoutMs <= 0 || signal.aborted || this.closing) return;
+    if (
+      unseen ||
+      !feed.covers(positions) ||
+      feed.hasNews(positions) ||
+      timeoutMs <= 0 ||
+      signal.aborted ||
+      this.closing
+    )
+      return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, timeoutMs);
     feed.waiters.add(resolve);

@@ -1,5 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
-import type { Queryable } from './database.ts';
+import type { Database, Queryable } from './database.ts';
 
 /** An event that is to be sent later. */
 export interface DelayedEvent {
@@ -28,31 +28,43 @@ const COLUMNS = 'delay_id AS "delayId", user_id AS "userId", event, delay, runni
 
 /** The table `delayed_events`. */
 export class DelayedEventStore {
-  readonly #db: Queryable;
+  readonly #db: Database;
 
-  constructor(db: Queryable) {
+  constructor(db: Database) {
     this.#db = db;
   }
 
-  /** @returns false, with nothing stored, when the user has `max` of them already */
-  async add(event: DelayedEvent, transactionHash: string | undefined, max: number): Promise<boolean> {
+  /**
+   * @returns the id under which it is stored: an earlier one where the transaction has been here before; `undefined`,
+   *   with nothing stored, when the user has `max` of them already
+   */
+  add(event: DelayedEvent, transactionHash: string | undefined, max: number): Promise<string | undefined> {
     const { delayId, userId, roomId, type, stateKey, content, stickyMs, delay, runningSince } = event;
-    const rows = await this.#db.query(
-      `INSERT INTO delayed_events (delay_id, user_id, transaction_hash, event, delay, running_since, due)
-       SELECT $1, $2, $3, $4, $5, $6, $7 WHERE (SELECT count(*) FROM delayed_events WHERE user_id = $2) < $8
-       RETURNING 1`,
-      [
-        delayId,
-        userId,
-        transactionHash ?? null,
-        JSON.stringify({ roomId, type, stateKey, content, stickyMs }),
-        delay,
-        runningSince,
-        runningSince + delay,
-        max,
-      ],
-    );
-    return rows.length > 0;
+    return this.#db.transaction(async (tx) => {
+      // One request after the other of a user, whichever processes they come to.
+      await tx.query("SELECT pg_advisory_xact_lock(hashtext('delayed_events'), hashtext($1))", [userId]);
+      const [earlier] = await tx.query<{ delayId: string }>(
+        'SELECT delay_id AS "delayId" FROM delayed_events WHERE user_id = $1 AND transaction_hash = $2',
+        [userId, transactionHash ?? null],
+      );
+      if (earlier) return earlier.delayId;
+      const rows = await tx.query(
+        `INSERT INTO delayed_events (delay_id, user_id, transaction_hash, event, delay, running_since, due)
+         SELECT $1, $2, $3, $4, $5, $6, $7 WHERE (SELECT count(*) FROM delayed_events WHERE user_id = $2) < $8
+         RETURNING 1`,
+        [
+          delayId,
+          userId,
+          transactionHash ?? null,
+          JSON.stringify({ roomId, type, stateKey, content, stickyMs }),
+          delay,
+          runningSince,
+          runningSince + delay,
+          max,
+        ],
+      );
+      return rows.length > 0 ? delayId : undefined;
+    });
   }
 
   async get(delayId: string): Promise<DelayedEvent | undefined> {
@@ -71,15 +83,17 @@ export class DelayedEventStore {
     return this.#read(sql, [userId]);
   }
 
-  due(now: number, limit: number): Promise<DelayedEvent[]> {
-    const sql = `SELECT ${COLUMNS} FROM delayed_events WHERE due <= $1 ORDER BY due, delay_id LIMIT $2`;
-    return this.#read(sql, [now, limit]);
-  }
-
-  /** When the next one is due. */
-  async nextDue(): Promise<number | undefined> {
-    const [row] = await this.#db.query<{ due: number | null }>('SELECT min(due) AS due FROM delayed_events');
-    return row?.due ?? undefined;
+  /** Those that are due in (after, upTo], in their order: after the one named last where more are due at the same time. */
+  async due(
+    range: { readonly after: number; readonly last?: string; readonly upTo?: number },
+    limit: number,
+  ): Promise<Array<DelayedEvent & { readonly due: number }>> {
+    const rows = await this.#db.query<DelayedRow & { due: number }>(
+      `SELECT ${COLUMNS}, due FROM delayed_events WHERE (due > $1 OR (due = $1 AND delay_id > $2)) AND due <= $3
+       ORDER BY due, delay_id LIMIT $4`,
+      [range.after, range.last ?? null, range.upTo ?? Number.MAX_SAFE_INTEGER, limit],
+    );
+    return rows.map(eventOf);
   }
 
   /** Its time begins anew. */
@@ -106,7 +120,10 @@ export class DelayedEventStore {
   }
 
   async #read(sql: string, params: unknown[]): Promise<DelayedEvent[]> {
-    const rows = await this.#db.query<DelayedRow>(sql, params);
-    return rows.map(({ event, ...row }) => ({ ...row, ...JSON.parse(event) }) as DelayedEvent);
+    return (await this.#db.query<DelayedRow>(sql, params)).map(eventOf);
   }
+}
+
+function eventOf<Row extends DelayedRow>({ event, ...row }: Row): DelayedEvent & Omit<Row, 'event'> {
+  return { ...row, ...(JSON.parse(event) as Pick<DelayedEvent, 'roomId' | 'type' | 'content'>) };
 }
