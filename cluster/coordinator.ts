@@ -23,6 +23,8 @@ export interface CoordinatorDeps {
   /** Begins to watch over a member. */
   connect(member: Member): void;
   disconnect(member: string): void;
+  /** Whether this process has lost touch with a member, and so never will be in touch again. */
+  isDown(member: string): boolean;
   /** Whether the lease is surely still ours. */
   valid(): boolean;
 }
@@ -30,7 +32,7 @@ export interface CoordinatorDeps {
 interface Told {
   readonly number: number;
   readonly waiters: readonly Waiter[];
-  readonly then: ReadonlyArray<() => void>;
+  readonly after: Array<() => void>;
 }
 
 /**
@@ -47,12 +49,13 @@ export class Coordinator {
   readonly #known = new Map<string, Member>();
   readonly #fencing = new Set<string>();
   readonly #joining = new Set<string>();
+  readonly #leaving = new Set<string>();
   /** Members of the terms before, which may believe to have duties, and have not come over yet. */
   readonly #awaited = new Set<string>();
   #drained: (() => void) | undefined;
   #items: Item[] = [];
   #waiters: Waiter[] = [];
-  #then: Array<() => void> = [];
+  #after: Array<() => void> = [];
   #number = 0;
   #told: Told[] = [];
   #flushing = false;
@@ -66,11 +69,16 @@ export class Coordinator {
       log: deps.log,
       send: (to, message) => this.#deps.send(to, message),
       joined: () => [...this.#members.keys()],
-      activate: (view, then) => {
+      activate: (view) => {
         this.#tell(['view', view], undefined);
-        this.#then.push(then);
+        this.#after.push(() => this.#dismiss(view.members));
       },
-      left: (member) => this.#deps.send(member, { t: 'left' }),
+      taken: (members) => {
+        // The view may still be on its way to some.
+        if (this.#items.length > 0) this.#after.push(() => this.#dismiss(members));
+        else if (this.#told.length > 0) this.#told.at(-1)!.after.push(() => this.#dismiss(members));
+        else this.#dismiss(members);
+      },
       shutOut: (member) => this.fence(member, 'did not give up its duties'),
     });
   }
@@ -81,6 +89,10 @@ export class Coordinator {
       this.#known.set(member.id, member);
       this.#awaited.add(member.id);
       if (member.id === this.#deps.self) continue;
+      if (this.#deps.isDown(member.id)) {
+        this.fence(member.id, 'not reached any more');
+        continue;
+      }
       this.#deps.connect(member);
       this.#deps.send(member.id, { t: 'term' });
     }
@@ -106,9 +118,22 @@ export class Coordinator {
     });
     this.#checkDrained();
     await Promise.race([drained, late.promise]);
+    // Once all have acknowledged something more, they know as well that what they wrote is done.
+    const known = new Promise<void>((resolve) => this.#after.push(resolve));
+    this.#tell(['announce', '', 'null'], undefined);
+    await Promise.race([known, late.promise]);
     clearTimeout(timer);
     this.#deps.send([...this.#members.keys()], { t: 'resigned' });
     this.stop();
+  }
+
+  /** Those who want to go and have no duties any more, as all know, may go. */
+  #dismiss(members: readonly Member[]): void {
+    for (const id of this.#leaving) {
+      if (members.some((member) => member.id === id)) continue;
+      this.#leaving.delete(id);
+      this.#deps.send(id, { t: 'left' });
+    }
   }
 
   #checkDrained(): void {
@@ -139,18 +164,24 @@ export class Coordinator {
           this.#deps.send(from, { t: 'refused', n: message.n });
         return;
       case 'announce':
-        return this.#tell(['announce', message.s, message.x], { member: from, n: message.n });
+        this.#tell(['announce', message.s, message.x], { member: from, n: message.n });
+        return;
       case 'ack':
         member.acked = message.q;
-        return this.#settle();
+        this.#settle();
+        return;
       case 'ready':
         member.ready = true;
-        return this.#changeView();
+        this.#changeView();
+        return;
       case 'released':
-        return this.#views.released(from, message.v);
+        this.#views.released(from, message.v);
+        return;
       case 'leave':
         member.ready = false;
-        return this.#changeView();
+        this.#leaving.add(from);
+        this.#changeView();
+        return;
       case 'gone':
         return void this.#forget(from);
       case 'unreachable':
@@ -256,10 +287,10 @@ export class Coordinator {
   #flush(): void {
     if (this.#items.length === 0 || this.#stopped) return;
     const items = this.#items;
-    this.#told.push({ number: ++this.#number, waiters: this.#waiters, then: this.#then });
+    this.#told.push({ number: ++this.#number, waiters: this.#waiters, after: this.#after });
     this.#items = [];
     this.#waiters = [];
-    this.#then = [];
+    this.#after = [];
     this.#deps.send([...this.#members.keys()], { t: 'tell', q: this.#number, items });
     if (this.#members.size === 0) this.#settle();
   }
@@ -281,7 +312,7 @@ export class Coordinator {
       }
     if (!this.#deps.valid()) return;
     for (const [member, ns] of done) this.#deps.send(member, { t: 'done', ns });
-    for (const { then } of settled) for (const run of then) run();
+    for (const { after } of settled) for (const run of after) run();
     this.#checkDrained();
   }
 }

@@ -35,6 +35,7 @@ export class Leadership {
   #leading: { readonly term: number; coordinator: Coordinator | undefined; until: number } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #renewal: NodeJS.Timeout | undefined;
+  readonly #down = new Set<string>();
   #looking = false;
   #resigned = false;
   #stopped = false;
@@ -75,6 +76,7 @@ export class Leadership {
   }
 
   down(peer: string): void {
+    this.#down.add(peer);
     this.#leading?.coordinator?.down(peer);
     if (peer === this.#coordinator) this.seek();
   }
@@ -93,7 +95,7 @@ export class Leadership {
 
   #schedule(ms: number): void {
     clearTimeout(this.#timer);
-    if (!this.#stopped) this.#timer = setTimeout(() => this.#look(), ms);
+    if (!this.#stopped) this.#timer = setTimeout(() => this.#look(), ms).unref();
   }
 
   async #look(): Promise<void> {
@@ -143,7 +145,7 @@ export class Leadership {
       coordinator: undefined as Coordinator | undefined,
     };
     this.#leading = leading;
-    this.#renewal = setInterval(() => void this.#renew(), RENEW_MS);
+    this.#renewal = setInterval(() => void this.#renew(), RENEW_MS).unref();
     await registry.beginTerm(term);
     const coordinator = new Coordinator({
       self,
@@ -154,6 +156,7 @@ export class Leadership {
       send: (to, message) => post(to, term, message),
       connect: (member) => bus.connect(member),
       disconnect: (member) => bus.disconnect(member),
+      isDown: (member) => this.#down.has(member),
       valid: () => performance.now() < leading.until,
     });
     if (this.#leading !== leading) return;

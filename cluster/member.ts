@@ -66,6 +66,7 @@ export class ClusterMember implements Cluster {
   #view: View | undefined;
   #preparing: { readonly view: View; lost(duty: Duty, key: string): boolean } | undefined;
   #ready = false;
+  #leaving = false;
   #ended = false;
 
   constructor(options: JoinOptions) {
@@ -154,6 +155,7 @@ export class ClusterMember implements Cluster {
     if (!this.#ended) {
       const timer = setTimeout(this.#left.resolve, LEAVE_LIMIT);
       this.#ready = false;
+      this.#leaving = true;
       this.#toCoordinator({ t: 'leave' });
       await Promise.race([this.#left.promise, this.failed]);
       clearTimeout(timer);
@@ -211,7 +213,10 @@ export class ClusterMember implements Cluster {
       if (others.length < to.length) this.#post(this.self, message);
       return;
     }
-    if (to !== this.self) return this.#options.bus.send(to, message as unknown as Json);
+    if (to !== this.self) {
+      this.#options.bus.send(to, message as unknown as Json);
+      return;
+    }
     this.#loop.push(message);
     if (this.#loop.length > 1) return;
     queueMicrotask(() => {
@@ -222,36 +227,54 @@ export class ClusterMember implements Cluster {
   }
 
   #receive(from: string, message: Message): void {
-    if ('r' in message) return this.#calls.handle(from, message.r);
-    if ('c' in message) return this.#leadership.handle(from, message.term, message.c);
+    if ('r' in message) {
+      this.#calls.handle(from, message.r);
+      return;
+    }
+    if ('c' in message) {
+      this.#leadership.handle(from, message.term, message.c);
+      return;
+    }
     this.#follow(from, message.term, message.m);
   }
 
   #follow(from: string, term: number, message: ToMember): void {
     if (this.#ended && message.t !== 'left') return;
-    if (message.t === 'term') return this.#leadership.seek();
-    if (message.t === 'welcome') return this.#welcome(from, term, message.positions);
+    if (message.t === 'term') {
+      this.#leadership.seek();
+      return;
+    }
+    if (message.t === 'welcome') {
+      this.#welcome(from, term, message.positions);
+      return;
+    }
     // Of a coordinator that has been replaced.
     if (term !== this.#term && message.t !== 'fenced') return;
     switch (message.t) {
       case 'reserved':
-        return this.#answer(message.n)?.resolve(message.p);
+        this.#answer(message.n)?.resolve(message.p);
+        return;
       case 'done':
         for (const n of message.ns) this.#answer(n)?.resolve(0);
         return;
       case 'refused':
-        return this.#answer(message.n)?.reject(unavailable('This process was not allowed to write'));
+        this.#answer(message.n)?.reject(unavailable('This process was not allowed to write'));
+        return;
       case 'tell':
         for (const item of message.items) this.#take(item);
-        return this.#toCoordinator({ t: 'ack', q: message.q });
+        this.#toCoordinator({ t: 'ack', q: message.q });
+        return;
       case 'prepare':
         return void this.#prepare(message.view);
       case 'cancel':
-        return this.#switch(this.#view);
+        this.#switch(this.#view);
+        return;
       case 'left':
-        return this.#left.resolve();
+        this.#left.resolve();
+        return;
       case 'resigned':
-        return this.#leadership.seek();
+        this.#leadership.seek();
+        return;
       case 'fenced':
         if (term >= this.#term) this.#shutOut();
     }
@@ -292,6 +315,7 @@ export class ClusterMember implements Cluster {
         answer.reject(unavailable('The processes of the server had to agree anew: try again'));
       }
     }
+    if (this.#leaving) this.#toCoordinator({ t: 'leave' });
     if (first) this.#welcomed.resolve();
     else this.#gap();
     // Prepared by the coordinator before.

@@ -16,10 +16,9 @@ export interface ViewChangeDeps {
   send(to: string | readonly string[], message: ToMember): void;
   /** All who have to agree: also those without duties. */
   joined(): string[];
-  /** @param then once all have taken it */
-  activate(view: ViewJson, then: () => void): void;
-  /** The member is in no view any more. */
-  left(member: string): void;
+  activate(view: ViewJson): void;
+  /** These have the duties: the view is the last that was activated, if all have taken it already. */
+  taken(members: readonly Member[]): void;
   shutOut(member: string): void;
 }
 
@@ -61,9 +60,16 @@ export class ViewChange {
 
   /** @param ready those who are to share the duties */
   want(ready: readonly Member[]): void {
-    if (!this.#wanted && sameMembers(ready, this.#under?.view.members ?? this.#active)) return this.#check();
+    if (!this.#wanted && sameMembers(ready, this.#under?.view.members ?? this.#active)) {
+      this.#check();
+      if (!this.#under && !this.#wanted) this.#deps.taken(this.#active);
+      return;
+    }
     this.#wanted = ready;
-    if (!this.#under) return this.#begin();
+    if (!this.#under) {
+      this.#begin();
+      return;
+    }
     this.#check();
   }
 
@@ -88,9 +94,9 @@ export class ViewChange {
     if (!this.#wanted || this.#stopped) return;
     // Nobody there to take anything: whoever comes first makes the next view.
     if (this.#wanted.length === 0) {
-      const before = this.#active;
       this.#active = [];
-      return this.#sayLeft(before, []);
+      this.#deps.taken([]);
+      return;
     }
     const view = { number: ++this.#number, members: this.#wanted };
     this.#wanted = undefined;
@@ -110,14 +116,9 @@ export class ViewChange {
       { view: view.number, members: view.members.map(({ id }) => id) },
       'duties are shared',
     );
-    const before = this.#active;
     this.#active = view.members;
-    this.#deps.activate(view, () => this.#sayLeft(before, view.members));
+    this.#deps.activate(view);
     if (this.#wanted) this.#begin();
-  }
-
-  #sayLeft(before: readonly Member[], after: readonly Member[]): void {
-    for (const { id } of before) if (!after.some((member) => member.id === id)) this.#deps.left(id);
   }
 
   /** Some work may be waiting for what another holds back: all go on, and it is tried again. */
