@@ -6,24 +6,38 @@ interface Settings {
   dataDir: string;
   clientPort: number;
   federationPort: number;
-  certificate: Certificate;
+  /** Where clients find it, if not at its own port. */
+  publicPort?: number;
+  /** Without: somebody else listens at the federation port. */
+  certificate: Certificate | undefined;
+  /** The authority that it trusts. */
+  caFile: string;
+  /** How several processes find each other. */
+  shared?: Json;
   /** Merged over the rest, object by object. */
   extra: Json;
 }
 
 /** The configuration of a server under test: everything on loopback, no rate limits, cheap password hashes. */
 export function writeConfig(settings: Settings): string {
-  const { certFile, keyFile } = settings.certificate;
+  const { certificate } = settings;
+  const tls = certificate && {
+    host: '127.0.0.1',
+    port: settings.federationPort,
+    certificate: certificate.certFile,
+    key: certificate.keyFile,
+  };
   const config = {
     server_name: `127.0.0.1:${settings.federationPort}`,
     data_dir: settings.dataDir,
-    public_url: `http://127.0.0.1:${settings.clientPort}`,
+    public_url: `http://127.0.0.1:${settings.publicPort ?? settings.clientPort}`,
     http: { host: '127.0.0.1', port: settings.clientPort },
-    tls: { host: '127.0.0.1', port: settings.federationPort, certificate: certFile, key: keyFile },
+    ...(tls ? { tls } : {}),
+    ...settings.shared,
     registration: { open: true },
     passwords: { memory_kib: 64, passes: 1 },
     rate_limits: { enabled: false },
-    federation: { ca_file: certFile, deny_addresses: [] },
+    federation: { ca_file: settings.caFile, deny_addresses: [] },
     log: { level: 'info' },
   };
   return stringify(merge(config, settings.extra));

@@ -11,11 +11,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { makeCertificate } from './certificate.ts';
+import { type Certificate, makeCertificate } from './certificate.ts';
 import { Client, type Json, request } from './client.ts';
 import { writeConfig } from './config.ts';
 import { watch } from './conformance.ts';
 import { freePort } from './ports.ts';
+import { Spread } from './spread.ts';
+import { Surroundings } from './surroundings.ts';
 
 const ROOT = new URL('../../', import.meta.url).pathname;
 const START_LIMIT_MS = 60_000;
@@ -30,31 +32,44 @@ export interface ServerOptions {
   prepare?: (folder: string) => Record<string, string>;
 }
 
+/** TRELLIS_PROCESSES=4: each server is so many processes, with a Redis; requests come to each in turn. */
+const PROCESSES = Number(process.env.TRELLIS_PROCESSES ?? 1);
+/** TRELLIS_WORKERS=4: each server is one supervisor with so many workers. */
+const WORKERS = Number(process.env.TRELLIS_WORKERS ?? 1);
+
+interface Parts {
+  readonly label: string;
+  readonly folder: string;
+  /** One for each process. */
+  readonly configFiles: readonly string[];
+  /** At which each process listens. */
+  readonly clientPorts: readonly number[];
+  /** At which all of them are reached. */
+  readonly publicPort: number;
+  readonly federationPort: number;
+  readonly environment: Readonly<Record<string, string>>;
+  /** What lies outside of its processes, and lives on while they are stopped. */
+  readonly surroundings?: Surroundings | undefined;
+  readonly spread?: Spread | undefined;
+}
+
 /** A Trellis in processes of its own, with its own data folder and embedded PostgreSQL. */
 export class TestServer {
   readonly label: string;
   readonly folder: string;
-  readonly configFile: string;
-  readonly clientPort: number;
   readonly federationPort: number;
-  private readonly environment: Record<string, string>;
-  private process: ChildProcess | undefined;
-  private users = 0;
+  /** Of one process; all of them are behind `url`. */
+  readonly clientPort: number;
+  readonly #parts: Parts;
+  #processes: ChildProcess[] = [];
+  #users = 0;
 
-  constructor(
-    label: string,
-    folder: string,
-    configFile: string,
-    clientPort: number,
-    federationPort: number,
-    environment: Record<string, string> = {},
-  ) {
-    this.environment = environment;
-    this.label = label;
-    this.folder = folder;
-    this.configFile = configFile;
-    this.clientPort = clientPort;
-    this.federationPort = federationPort;
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.label = parts.label;
+    this.folder = parts.folder;
+    this.federationPort = parts.federationPort;
+    this.clientPort = parts.clientPorts[0]!;
   }
 
   /** An address literal with the port of the federation listener: found without DNS. */
@@ -63,7 +78,7 @@ export class TestServer {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.clientPort}`;
+    return `http://127.0.0.1:${this.#parts.publicPort}`;
   }
 
   get logFile(): string {
@@ -71,34 +86,38 @@ export class TestServer {
   }
 
   async start(): Promise<void> {
+    this.#processes = this.#parts.configFiles.map((file) => this.#spawn(file));
+    const end = Date.now() + START_LIMIT_MS;
+    for (const port of this.#parts.clientPorts)
+      while (!(await answers(`http://127.0.0.1:${port}`))) {
+        if (this.#processes.some(hasEnded) || Date.now() > end)
+          throw new Error(`${this.label} did not start:\n${this.log().slice(-4000)}`);
+        await new Promise((wake) => setTimeout(wake, 25));
+      }
+  }
+
+  #spawn(configFile: string): ChildProcess {
     const log = openSync(this.logFile, 'a');
-    const { command, args, env } = this.command();
+    const { command, args, env } = this.command(configFile);
     // A process group of its own, so that a crash test can end all of it at once.
     const child = spawn(command, args, { cwd: ROOT, env, stdio: ['ignore', log, log], detached: true });
     closeSync(log);
-    this.process = child;
-    const end = Date.now() + START_LIMIT_MS;
-    while (!(await answers(this.url))) {
-      if (child.exitCode !== null || child.signalCode !== null || Date.now() > end) {
-        throw new Error(`${this.label} did not start:\n${this.log().slice(-4000)}`);
-      }
-      await new Promise((wake) => setTimeout(wake, 25));
-    }
+    return child;
   }
 
   /**
    * TRELLIS_TEST_SERVER names the start script of another homeserver, in the form of start.sh: running the tests on
    * a second implementation shows which of them ask for more than the specification does.
    */
-  private command(): { command: string; args: string[]; env: NodeJS.ProcessEnv } {
+  private command(configFile: string): { command: string; args: string[]; env: NodeJS.ProcessEnv } {
     const script = process.env.TRELLIS_TEST_SERVER;
     if (!script) {
-      const args = [join(ROOT, 'homeserver/main.ts'), '--config', this.configFile];
-      return { command: process.execPath, args, env: { ...process.env, ...this.environment } };
+      const args = [join(ROOT, 'homeserver/main.ts'), '--config', configFile];
+      return { command: process.execPath, args, env: { ...process.env, ...this.#parts.environment } };
     }
     const env = {
       ...process.env,
-      ...this.environment,
+      ...this.#parts.environment,
       SERVER_NAME: this.serverName,
       BIND_ADDRESS: '127.0.0.1',
       CLIENT_PORT: String(this.clientPort),
@@ -113,55 +132,58 @@ export class TestServer {
     return { command: script, args: [], env };
   }
 
-  /** Whether its process is there, be it paused. */
+  /** Whether its processes are there, be they paused. */
   get isRunning(): boolean {
-    return this.process?.exitCode === null && this.process.signalCode === null;
+    return this.#processes.length > 0 && !this.#processes.some(hasEnded);
   }
 
-  /** Freezes the process (not its PostgreSQL), as a machine out of memory or a stopped container does. */
+  /** Freezes the processes (not PostgreSQL), as a machine out of memory or a stopped container does. */
   pause(): void {
-    if (this.isRunning) process.kill(-this.process!.pid!, 'SIGSTOP');
+    this.#signal('SIGSTOP');
   }
 
   resume(): void {
-    if (this.isRunning) process.kill(-this.process!.pid!, 'SIGCONT');
+    this.#signal('SIGCONT');
   }
 
   /** Ends the server as a service manager would, and waits. */
   async stop(): Promise<void> {
-    const child = this.process;
-    if (!child || child.exitCode !== null || child.signalCode !== null) return;
-    const exited = new Promise<void>((done) => child.once('exit', () => done()));
-    child.kill('SIGTERM');
-    const late = setTimeout(() => this.kill(), STOP_LIMIT_MS);
-    await exited;
+    const ended = this.#end();
+    for (const child of this.#processes) if (!hasEnded(child)) child.kill('SIGTERM');
+    const late = setTimeout(() => this.killNow(), STOP_LIMIT_MS);
+    await ended;
     clearTimeout(late);
   }
 
-  /** kill -9 of the whole process group and of PostgreSQL, which is in one of its own. */
+  /** kill -9 of the whole process group and of an embedded PostgreSQL, which is in one of its own. */
   async kill(): Promise<void> {
-    const child = this.process;
-    if (!child?.pid) return;
-    const exited =
-      child.exitCode !== null || child.signalCode !== null
-        ? Promise.resolve()
-        : new Promise<void>((done) => child.once('exit', () => done()));
-    this.killNow();
-    await exited;
+    const ended = this.#end();
+    this.#killProcesses();
+    await ended;
   }
 
   /** The same without waiting, for the end of the test process. */
   killNow(): void {
-    const { pid, exitCode, signalCode } = this.process ?? {};
-    if (!pid || exitCode !== null || signalCode !== null) return;
-    const postgres = this.postgresPid();
-    for (const target of postgres ? [-pid, postgres] : [-pid]) {
-      try {
-        process.kill(target, 'SIGKILL');
-      } catch {
-        // Ended already.
-      }
-    }
+    this.#killProcesses();
+    this.#parts.surroundings?.killNow();
+  }
+
+  #killProcesses(): void {
+    const postgres = this.isRunning ? this.postgresPid() : undefined;
+    this.#signal('SIGKILL');
+    if (postgres) send(postgres, 'SIGKILL');
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    for (const child of this.#processes) if (!hasEnded(child) && child.pid) send(-child.pid, signal);
+  }
+
+  async #end(): Promise<void> {
+    await Promise.all(
+      this.#processes.map(
+        (child) => hasEnded(child) || new Promise<void>((done) => child.once('exit', () => done())),
+      ),
+    );
   }
 
   private postgresPid(): number | undefined {
@@ -172,6 +194,8 @@ export class TestServer {
   /** Stops and deletes everything. */
   async close(): Promise<void> {
     await this.stop();
+    this.#parts.spread?.close();
+    await this.#parts.surroundings?.stop();
     open.delete(this);
     if (process.env.TRELLIS_TEST_KEEP) process.stderr.write(`${this.label}: ${this.folder} is kept\n`);
     else rmSync(this.folder, { recursive: true, force: true });
@@ -182,8 +206,8 @@ export class TestServer {
   }
 
   async register(localpart?: string, extra: Json = {}): Promise<Client> {
-    this.users += 1;
-    return register(this.url, localpart ?? `user${this.users}`, extra);
+    this.#users += 1;
+    return register(this.url, localpart ?? `user${this.#users}`, extra);
   }
 }
 
@@ -215,21 +239,77 @@ process.on('exit', () => {
 export async function startServer(options: ServerOptions = {}): Promise<TestServer> {
   const label = options.name ?? 'trellis';
   const folder = mkdtempSync(join(tmpdir(), `trellis-test-${label}-`));
-  const [clientPort, federationPort] = [await freePort(), await freePort()];
-  const configFile = join(folder, 'config.yaml');
-  const dataDir = join(folder, 'data');
-  mkdirSync(dataDir);
+  mkdirSync(join(folder, 'data'));
   const certificate = makeCertificate(folder);
-  writeFileSync(
-    configFile,
-    writeConfig({ dataDir, clientPort, federationPort, certificate, extra: options.config ?? {} }),
+  const parts = { label, folder, environment: options.prepare?.(folder) ?? {} };
+  const extra = options.config ?? {};
+  const server = new TestServer(
+    PROCESSES > 1 ? await several(parts, certificate, extra) : await one(parts, certificate, extra),
   );
-  const environment = options.prepare?.(folder) ?? {};
-  const server = new TestServer(label, folder, configFile, clientPort, federationPort, environment);
   open.add(server);
   await server.start();
   watch(server.url);
   return server;
+}
+
+type Common = Pick<Parts, 'label' | 'folder' | 'environment'>;
+
+async function one(common: Common, certificate: Certificate, extra: Json): Promise<Parts> {
+  const [clientPort, federationPort] = [await freePort(), await freePort()];
+  const configFile = join(common.folder, 'config.yaml');
+  const dataDir = join(common.folder, 'data');
+  const shared = WORKERS > 1 ? { workers: WORKERS } : {};
+  const caFile = certificate.certFile;
+  writeFileSync(
+    configFile,
+    writeConfig({ dataDir, clientPort, federationPort, certificate, caFile, shared, extra }),
+  );
+  return {
+    ...common,
+    configFiles: [configFile],
+    clientPorts: [clientPort],
+    publicPort: clientPort,
+    federationPort,
+  };
+}
+
+/** The processes serve plain HTTP, at a port each; before them stands what spreads requests over them. */
+async function several(common: Common, certificate: Certificate, extra: Json): Promise<Parts> {
+  const { folder } = common;
+  const surroundings = await Surroundings.start(folder);
+  const [publicPort, federationPort] = [await freePort(), await freePort()];
+  const clientPorts: number[] = [];
+  for (let i = 0; i < PROCESSES; i++) clientPorts.push(await freePort());
+  const shared = {
+    database: { url: surroundings.databaseUrl },
+    redis: { url: surroundings.redisUrl },
+    cluster: { secret: 'known to these processes only', drain_ms: 0 },
+  };
+  const dataDir = join(folder, 'data');
+  const caFile = certificate.certFile;
+  const configFiles = clientPorts.map((clientPort, i) => {
+    const file = join(folder, `config-${i + 1}.yaml`);
+    const ports = { clientPort, publicPort, federationPort };
+    writeFileSync(file, writeConfig({ dataDir, ...ports, certificate: undefined, caFile, shared, extra }));
+    return file;
+  });
+  const spread = new Spread(clientPorts);
+  await spread.listen(publicPort);
+  const [cert, key] = [readFileSync(certificate.certFile, 'utf8'), readFileSync(certificate.keyFile, 'utf8')];
+  await spread.listen(federationPort, { cert, key });
+  return { ...common, configFiles, clientPorts, publicPort, federationPort, surroundings, spread };
+}
+
+function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null;
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // Ended already.
+  }
 }
 
 async function answers(url: string): Promise<boolean> {
