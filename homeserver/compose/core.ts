@@ -1,4 +1,5 @@
 import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
+import type { ClusterMember } from '@trellis/cluster/member.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { ErasedUsers } from '@trellis/rooms/erased-users.ts';
@@ -13,7 +14,7 @@ import { EventStore } from '@trellis/storage/events.ts';
 import { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import { eventStreamStart, reserveStreamPositions } from '@trellis/storage/stream-positions.ts';
-import { Stream, type Streams } from '@trellis/storage/streams.ts';
+import { type ChangeCodec, Stream, type Streams } from '@trellis/storage/streams.ts';
 import type { FastifyBaseLogger } from 'fastify';
 import type { Config } from '../config/schema.ts';
 
@@ -44,25 +45,40 @@ export interface Lifecycle {
 
 const STREAMS = ['accountData', 'receipts', 'typing', 'toDevice', 'deviceLists', 'presence'] as const;
 
+/** Where every stream goes on: above all positions that were ever given. */
+export async function streamStarts(db: Database): Promise<Map<string, number>> {
+  const [events, others] = await Promise.all([eventStreamStart(db), reserveStreamPositions(db, STREAMS)]);
+  return others.set('events', events);
+}
+
+/** @param parts.member where this process is one of several */
 export async function composeCore(
-  parts: { config: Config; log: FastifyBaseLogger; db: Database; signingKey: SigningKey },
+  parts: {
+    config: Config;
+    log: FastifyBaseLogger;
+    db: Database;
+    signingKey: SigningKey;
+    member?: ClusterMember | undefined;
+  },
   lifecycle: Lifecycle,
 ): Promise<Core> {
-  const { config, db, signingKey } = parts;
+  const { config, db, signingKey, member } = parts;
   const serverName = config.server_name;
-  const cluster = alone();
-  const [ids, eventStart, starts] = await Promise.all([
-    IdAllocator.create(db),
-    eventStreamStart(db),
-    reserveStreamPositions(db, STREAMS),
-  ]);
+  const cluster = member ?? alone();
+  const [ids, starts] = await Promise.all([IdAllocator.create(db), member ? undefined : streamStarts(db)]);
+  const newStream = <Change>(name: string, codec?: ChangeCodec<Change>): Stream<Change> => {
+    if (!member) return new Stream(name, starts!.get(name)!);
+    const { sequencer } = member;
+    const stream = new Stream(name, member.position(name), codec ? { sequencer, codec } : { sequencer });
+    member.attach(stream);
+    return stream;
+  };
   const events = new EventStore(db, config.memory.event_cache_mb * 1024 * 1024);
   const snapshots = new StateSnapshots(db, ids);
-  const writer = new EventWriter(db, snapshots, indexStateEvents);
-  const stream = new Stream<EventChange>('events', eventStart);
-  const streams = Object.fromEntries(
-    STREAMS.map((name) => [name, new Stream(name, starts.get(name)!)]),
-  ) as unknown as Streams;
+  const fence = member && { memberId: member.self, term: () => member.term() };
+  const writer = new EventWriter(db, snapshots, indexStateEvents, fence);
+  const stream = newStream<EventChange>('events');
+  const streams = Object.fromEntries(STREAMS.map((name) => [name, newStream(name)])) as unknown as Streams;
   const { keep_redacted_ms: keepMs } = config.rooms;
   const rooms = new Rooms({
     db,
