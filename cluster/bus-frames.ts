@@ -15,20 +15,20 @@ export function frame(kind: number, body = ''): Buffer {
   return bytes;
 }
 
-/** JSON texts as frames of `messages`, the body of each of which is an array of them. */
-export function messageFrames(texts: readonly string[]): Buffer[] {
-  const frames: Buffer[] = [];
+/** JSON texts as arrays of several of them, as JSON too. */
+export function batches(texts: readonly string[]): string[] {
+  const made: string[] = [];
   let from = 0;
   let size = 0;
   for (let i = 0; i < texts.length; i++) {
     size += texts[i]!.length;
     if (size < BATCH && i < texts.length - 1) continue;
     const some = from === 0 && i === texts.length - 1 ? texts : texts.slice(from, i + 1);
-    frames.push(frame(FRAME.messages, `[${some.join(',')}]`));
+    made.push(`[${some.join(',')}]`);
     from = i + 1;
     size = 0;
   }
-  return frames;
+  return made;
 }
 
 export class FrameReader {

@@ -1,6 +1,6 @@
 import { createConnection, type Socket } from 'node:net';
 import type { DownReason, Peer } from './bus.ts';
-import { FRAME, FrameReader, frame, messageFrames } from './bus-frames.ts';
+import { batches, FRAME, FrameReader, frame } from './bus-frames.ts';
 import { type Handshake, type Hello, readChallenge } from './bus-handshake.ts';
 import type { Watched } from './bus-watch.ts';
 
@@ -66,7 +66,7 @@ export class SocketPeer implements Watched {
     this.#texts = [];
     this.#queued = 0;
     this.ticksUnsaid = 0;
-    for (const bytes of messageFrames(texts)) this.#out!.write(bytes);
+    for (const batch of batches(texts)) this.#out!.write(frame(FRAME.messages, batch));
   }
 
   beat(): void {
@@ -95,7 +95,7 @@ export class SocketPeer implements Watched {
     const out = this.#out;
     if (!out) return;
     if (!this.#established || kind === FRAME.gone) this.#texts = [];
-    else for (const bytes of messageFrames(this.#texts)) out.write(bytes);
+    else for (const batch of batches(this.#texts)) out.write(frame(FRAME.messages, batch));
     if (!this.#established) return void out.destroy();
     out.end(frame(kind));
     setTimeout(() => out.destroy(), FAREWELL_MS).unref();

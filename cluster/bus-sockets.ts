@@ -6,6 +6,8 @@ import {
   type BusOptions,
   DEFAULT_MAX_QUEUED,
   type DownReason,
+  deliverAll,
+  encode,
   Gone,
   MAX_MESSAGE,
   type Peer,
@@ -68,12 +70,11 @@ export class SocketBus implements Bus {
     this.#server = createServer((socket) => this.#greet(socket));
     this.#server.listen(this.#address);
     await once(this.#server, 'listening');
-    this.#watch = new Watch(
-      this.#silence,
-      () => this.#peers.values(),
-      (peer) => peer.beat(),
-      (peer) => this.#lost(peer, 'silent'),
-    );
+    this.#watch = new Watch(this.#silence, {
+      peers: () => this.#peers.values(),
+      beat: (peer) => peer.beat(),
+      silent: (peer) => this.#lost(peer, 'silent'),
+    });
   }
 
   connect(peer: Peer): void {
@@ -89,9 +90,7 @@ export class SocketBus implements Bus {
   }
 
   send(to: string | readonly string[], message: Json): void {
-    const text = JSON.stringify(message);
-    if (text.length > MAX_MESSAGE / 3 && Buffer.byteLength(text) > MAX_MESSAGE)
-      throw new RangeError(`a message of ${text.length} characters`);
+    const text = encode(message);
     if (typeof to === 'string') this.#queue(to, text);
     else for (const id of to) this.#queue(id, text);
   }
@@ -137,7 +136,6 @@ export class SocketBus implements Bus {
   #lost(peer: SocketPeer, why: DownReason): void {
     if (this.#closed || this.#peers.get(peer.id) !== peer) return;
     this.#forget(peer);
-    this.#gone.add(peer.id);
     peer.end(FRAME.gone);
     if (why === 'refused') this.#options.log?.warn({ peer: peer.id }, 'a peer does not know the secret');
     this.#events!.down(peer.id, why);
@@ -146,6 +144,7 @@ export class SocketBus implements Bus {
   #forget(peer: SocketPeer): void {
     this.#peers.delete(peer.id);
     this.#unsent.delete(peer);
+    this.#gone.add(peer.id);
   }
 
   /** Someone has connected. */
@@ -197,23 +196,9 @@ export class SocketBus implements Bus {
   }
 
   #frame(peer: SocketPeer, reader: FrameReader, kind: number, body: Buffer): void {
-    if (kind === FRAME.messages) this.#deliver(peer, JSON.parse(body.toString()) as Json[]);
+    if (kind === FRAME.messages) deliverAll(peer, JSON.parse(body.toString()) as Json[], this.#events!);
     else if (kind === FRAME.bye) peer.heard('left');
     else if (kind === FRAME.gone) peer.heard('gave-us-up');
     if (peer.over) reader.stopped = true;
-  }
-
-  #deliver(peer: SocketPeer, messages: readonly Json[]): void {
-    for (const message of messages) {
-      if (peer.over) return;
-      try {
-        this.#events!.message(peer.id, message);
-      } catch (error) {
-        // Not a failure of the connection.
-        queueMicrotask(() => {
-          throw error;
-        });
-      }
-    }
   }
 }

@@ -9,25 +9,32 @@ export interface Watched {
   ticksUnsaid: number;
 }
 
+export interface WatchParts<W extends Watched> {
+  peers(): Iterable<W>;
+  /** Is to give a sign of life. */
+  beat(peer: W): void;
+  /** A limit has passed. Called again with each tick after it. */
+  silent(peer: W): void;
+  /** Before all else in a tick. */
+  tick?(): void;
+  /** How much this tick counts against a peer; 1 where it is not given. */
+  weight?(peer: W): number;
+}
+
 /**
  * Heartbeats, and who has ceased to give them. Time is counted in ticks that this process has lived through: however
  * long it was stopped, or its event loop busy, the others are held to have been silent for one tick only.
  */
 export class Watch<W extends Watched> {
-  readonly #peers: () => Iterable<W>;
-  readonly #beat: (peer: W) => void;
-  readonly #silent: (peer: W) => void;
+  readonly #parts: WatchParts<W>;
   readonly #timer: NodeJS.Timeout;
+  readonly #interval: number;
+  #ticked = performance.now();
 
-  /**
-   * @param beat is to give a sign of life
-   * @param silent is called when a limit has passed, and again with each tick after it
-   */
-  constructor(limit: number, peers: () => Iterable<W>, beat: (peer: W) => void, silent: (peer: W) => void) {
-    this.#peers = peers;
-    this.#beat = beat;
-    this.#silent = silent;
-    this.#timer = setInterval(() => this.#tick(), limit / TICKS);
+  constructor(limit: number, parts: WatchParts<W>) {
+    this.#parts = parts;
+    this.#interval = limit / TICKS;
+    this.#timer = setInterval(() => this.#tick(), this.#interval);
     this.#timer.unref();
   }
 
@@ -36,9 +43,17 @@ export class Watch<W extends Watched> {
   }
 
   #tick(): void {
-    for (const peer of [...this.#peers()]) {
-      if (++peer.ticksUnsaid >= BEAT) this.#beat(peer);
-      if (++peer.ticksUnheard > TICKS) this.#silent(peer);
+    const { peers, beat, silent, tick, weight } = this.#parts;
+    const now = performance.now();
+    // To the others it is the time that counts, not whether it was lived through.
+    const passed = Math.max(1, Math.round((now - this.#ticked) / this.#interval));
+    this.#ticked = now;
+    tick?.();
+    for (const peer of [...peers()]) {
+      peer.ticksUnsaid += passed;
+      if (peer.ticksUnsaid >= BEAT) beat(peer);
+      peer.ticksUnheard += weight ? weight(peer) : 1;
+      if (peer.ticksUnheard > TICKS) silent(peer);
     }
   }
 }

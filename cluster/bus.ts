@@ -29,7 +29,7 @@ export interface Bus {
   start(events: BusEvents): Promise<void>;
   /**
    * Begins to watch over a peer. Who speaks to this process is connected by that alone. Without effect where it is
-   * connected already or was `down`.
+   * connected already, or was `down` or disconnected.
    */
   connect(peer: Peer): void;
   /** Forgets about a peer, without `down` here; there it is `down`. */
@@ -63,7 +63,7 @@ export interface BusLog {
 export const MAX_MESSAGE = 64 * 1024 * 1024;
 export const DEFAULT_MAX_QUEUED = 256 * 1024 * 1024;
 
-/** Ids that were `down`: as many as are remembered. */
+/** Ids that were `down` or disconnected: as many as are remembered. */
 const MAX_GONE = 10_000;
 
 /** Ids that are not to be spoken to again. */
@@ -81,5 +81,30 @@ export class Gone {
 
   has(id: string): boolean {
     return this.#ids.has(id);
+  }
+}
+
+export function encode(message: Json): string {
+  const text = JSON.stringify(message);
+  if (text.length > MAX_MESSAGE / 3 && Buffer.byteLength(text) > MAX_MESSAGE)
+    throw new RangeError(`a message of ${text.length} characters`);
+  return text;
+}
+
+/** Stops where the peer is done with meanwhile. A handler that throws is an error of the process, not of the peer. */
+export function deliverAll(
+  peer: { readonly id: string; readonly over: boolean },
+  messages: readonly Json[],
+  events: BusEvents,
+): void {
+  for (const message of messages) {
+    if (peer.over) return;
+    try {
+      events.message(peer.id, message);
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
   }
 }
