@@ -34,6 +34,13 @@ export const DUTIES = {
   pusher: 'jobs',
   /** Key: the name of a task of which there is one in the whole installation. */
   task: 'jobs',
+  /**
+   * Requests that come to a process which has not the role for them; those of the role's processes are answered on the
+   * spot. Key: who asks, so that the same process is asked again.
+   */
+  'client-request': 'client',
+  'sync-request': 'sync',
+  'federation-request': 'federation-in',
 } as const satisfies Record<string, Role>;
 export type Duty = keyof typeof DUTIES;
 

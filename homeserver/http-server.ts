@@ -8,7 +8,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify';
 
 /** Bodies beyond this are refused with M_TOO_LARGE; media has a limit of its own. */
-const BODY_LIMIT = 4 * 1024 * 1024;
+export const BODY_LIMIT = 4 * 1024 * 1024;
 
 /**
  * The HTTP server that both APIs are plugged into: body parsing, errors, CORS and unknown paths as Matrix wants

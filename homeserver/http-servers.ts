@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server } from 'node:http';
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { FastifyInstance } from 'fastify';
@@ -27,12 +27,19 @@ export class HttpServers {
     this.#tls = tls;
   }
 
-  /** @param app is ready */
-  static async create(app: FastifyInstance, tls: Config['tls']): Promise<HttpServers> {
+  /**
+   * @param app is ready
+   * @param serve leads to the app
+   */
+  static async create(
+    app: FastifyInstance,
+    tls: Config['tls'],
+    serve: RequestListener = app.routing,
+  ): Promise<HttpServers> {
     const servers = new HttpServers(app, tls);
     const options = { keepAliveTimeout: KEEP_ALIVE, requestTimeout: REQUEST_LIMIT };
-    servers.#add('http', createServer(options, app.routing));
-    if (tls) servers.#add('tls', createTlsServer({ ...options, ...(await certificate(tls)) }, app.routing));
+    servers.#add('http', createServer(options, serve));
+    if (tls) servers.#add('tls', createTlsServer({ ...options, ...(await certificate(tls)) }, serve));
     return servers;
   }
 

@@ -1,14 +1,18 @@
 import type { Socket } from 'node:net';
-import { alone } from '@trellis/cluster/cluster.ts';
+import type { ClusterMember } from '@trellis/cluster/member.ts';
 import type { FastifyBaseLogger } from 'fastify';
 import { composeCore, type Lifecycle } from './compose/core.ts';
 import { compose } from './compose/index.ts';
 import type { Config } from './config/schema.ts';
 import { type DoorName, Doors } from './doors.ts';
+import { healthRoutes } from './health.ts';
 import { createHttpServer } from './http-server.ts';
 import { HttpServers } from './http-servers.ts';
 import { lockInstance } from './instance-lock.ts';
+import { joinOthers } from './join.ts';
 import { openDatabase } from './open-database.ts';
+import { PassingOn } from './passing-on.ts';
+import { roleGate } from './role-gate.ts';
 import type { RunningServer } from './running-server.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 import type { Place } from './worker-messages.ts';
@@ -30,7 +34,9 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
   const database = await openDatabase(config, { given: place?.database });
   if (database.migrated.length > 0) log.info({ migrations: database.migrated }, 'database migrated');
   const lifecycle: Lifecycle = { ready: [], close: [] };
+  let member: ClusterMember | undefined;
   const end = async () => {
+    await member?.leave().catch((err: unknown) => log.error({ err }, 'leaving the others failed'));
     for (const task of lifecycle.close.toReversed())
       await Promise.resolve()
         .then(task)
@@ -39,24 +45,30 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
   };
   try {
     const signingKey = await loadSigningKey(config, database.db, !several && !place);
-    const cluster = alone();
-    const core = await composeCore({ config, log, db: database.db, signingKey }, lifecycle);
+    member = await joinOthers(config, place, database.db, log);
+    const core = await composeCore({ config, log, db: database.db, signingKey, member }, lifecycle);
     const app = createHttpServer(log, { trustProxy: config.http.trust_proxy });
+    healthRoutes(app);
+    const passingOn = new PassingOn(core.cluster);
+    passingOn.connect(app);
     await compose(core, app);
     await app.ready();
     for (const task of lifecycle.ready) await task();
-    const servers = await HttpServers.create(app, config.tls);
+    const serve = member ? roleGate(config.cluster.roles, passingOn, app.routing) : app.routing;
+    const servers = await HttpServers.create(app, config.tls, serve);
     lifecycle.close.push(() => app.close());
+    await member?.ready();
     const give = (door: DoorName, connection: Socket) => servers.give(door, connection);
     const doors = place ? undefined : await Doors.open(config, give);
-    const close = async (drain = cluster.shared) => {
+    const close = async (drain = several) => {
       core.notifier.close();
       if (drain) await servers.drain(config.cluster.drain_ms, place !== undefined);
       doors?.close();
       await servers.close();
       await end();
     };
-    const failed = database.died.then((words) => `PostgreSQL ended: ${words}`);
+    const died = database.died.then((words) => `PostgreSQL ended: ${words}`);
+    const failed = Promise.race(member ? [died, member.failed] : [died]);
     return { failed, close, give, reload: () => servers.reload() };
   } catch (error) {
     await end();
