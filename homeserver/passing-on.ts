@@ -163,7 +163,5 @@ function onceGone(reply: FastifyReply): AbortSignal {
 }
 
 function send(reply: FastifyReply, { status, headers, body }: PassedAnswer): FastifyReply {
-  reply.code(status);
-  for (const [name, value] of headers) reply.header(name, value);
-  return reply.send(toBytes(body));
+  return reply.code(status).headers(toRecord(headers)).send(toBytes(body));
 }
