@@ -86,11 +86,11 @@ export class Link {
   /** Packets may go out from now on. Again after the channel was cut: what may be lost is repeated, by both sides. */
   opened(): void {
     this.#open = true;
-    this.#again = true;
+    this.#again = this.#counter > 0;
     this.#repeatMs = FIRST_REPEAT_MS;
     this.#rewind();
     this.#pump();
-    if (this.#again) this.beat();
+    if (this.#again || this.#counter === 0) this.beat();
   }
 
   /** The channel is cut. */

@@ -1,6 +1,6 @@
 /** A real Redis for tests, where there is one. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { access, mkdtemp, rm } from 'node:fs/promises';
+import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -34,11 +34,16 @@ export interface TestRedis {
   close(): Promise<void>;
 }
 
-/**
- * @param args further ones for the server
- * @param port a free one where it is not given
- */
-export async function startRedis(args: readonly string[] = [], port?: number): Promise<TestRedis> {
+export interface TestRedisOptions {
+  /** Further ones for the server. */
+  readonly args?: readonly string[];
+  /** As a Sentinel, with these lines of its configuration. */
+  readonly sentinel?: readonly string[];
+  /** A free one where it is not given. */
+  readonly port?: number;
+}
+
+export async function startRedis({ args = [], sentinel, port }: TestRedisOptions = {}): Promise<TestRedis> {
   const program = await redisProgram();
   if (!program) throw new Error('no redis-server: see redisProgram');
   const dir = await mkdtemp(join(tmpdir(), 'trellis-redis-'));
@@ -49,8 +54,13 @@ export async function startRedis(args: readonly string[] = [], port?: number): P
   };
   let server: ChildProcess | undefined;
   const start = async () => {
-    const all = ['--port', String(used), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
-    server = spawn(program, [...all, '--dir', dir, ...args], { stdio: 'ignore' });
+    const common = ['--port', String(used), '--bind', '127.0.0.1', '--dir', dir];
+    const config = join(dir, 'sentinel.conf');
+    if (sentinel) await writeFile(config, sentinel.join('\n'));
+    const all = sentinel
+      ? [config, '--sentinel', ...common]
+      : [...common, '--save', '', '--appendonly', 'no', ...args];
+    server = spawn(program, all, { stdio: 'ignore' });
     // Not to outlive a test that is killed, as far as that can be.
     process.once('exit', killNow);
     for (let tries = 0; (await cli('ping').catch(() => '')) !== 'PONG'; tries++) {
