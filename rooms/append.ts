@@ -1,3 +1,4 @@
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import { type RoomEvent, splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
@@ -11,7 +12,7 @@ import {
 } from '@trellis/storage/stored-event.ts';
 import { applyRedaction } from './redactions.ts';
 import { type Member, memberFromEvent, type Room } from './room.ts';
-import type { EventChange, Rooms } from './rooms.ts';
+import type { EventChange, RoomMove, Rooms } from './rooms.ts';
 import { storeSticky } from './sticky-events.ts';
 
 /**
@@ -43,6 +44,8 @@ export interface Append {
   readonly missing?: readonly string[];
   /** See `EventChange`. */
   readonly relayFrom?: string;
+  /** The room begins anew with it: other processes are to read it again. */
+  readonly isNew?: boolean;
   /** Another server passes the event on to those of the room: this server's own join by a handshake. */
   readonly passedOnByOthers?: boolean;
   /** Runs in the transaction that stores the event. */
@@ -60,9 +63,32 @@ export interface Appended {
  * changes the live state at once and hands the event to the writer.
  */
 export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Appended> {
-  const { ids, stream, events, writer } = rooms.parts;
+  const pos = await rooms.nextPosition(room.roomId, plan.missing?.length ? BACKFILL_HOLE : 0);
+  try {
+    if (room.dropped) throw new MatrixError(503, 'M_UNKNOWN', 'What the event builds on was not stored');
+    return appendAt(rooms, room, plan, pos);
+  } catch (error) {
+    rooms.drop(room);
+    await conclude(rooms, pos, []);
+    throw error;
+  }
+}
+
+/**
+ * Completes a position for whose change it is decided already whether it is stored. With several processes nobody may be
+ * there who would take it, as they have to agree anew first: then all find in the database what there is.
+ */
+export async function conclude(rooms: Rooms, pos: number, changes: readonly EventChange[]): Promise<void> {
+  try {
+    await rooms.parts.stream.complete(pos, changes);
+  } catch (error) {
+    if (!(error instanceof MatrixError)) throw error;
+  }
+}
+
+function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended {
+  const { ids, events, writer, cluster } = rooms.parts;
   const nid = plan.nid ?? ids.next();
-  const pos = await stream.reserve(plan.missing?.length ? BACKFILL_HOLE : 0);
   const replaces = replacedBy(rooms, plan);
   const event = new StoredEvent(
     plan.event,
@@ -82,10 +108,13 @@ export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Ap
   const relation = event.status === 'accepted' ? relationOf(event) : undefined;
 
   const serversBefore = room.otherServers;
+  const stateBefore = room.state.id;
   const memberships = plan.after ? changeState(room, plan.after, event, pos) : [];
+  room.upTo = pos;
   if (plan.missing?.length) room.timeline.cut(pos);
   if (event.status === 'accepted') room.timeline.push(event);
   const servers = { before: serversBefore, after: room.otherServers };
+  const move = cluster.shared && !plan.isNew ? moveOf(room, plan, stateBefore, memberships) : undefined;
   const redaction =
     event.status === 'accepted' ? applyRedaction(rooms, room, event, plan.stateBefore) : undefined;
 
@@ -114,7 +143,7 @@ export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Ap
     .then(
       async () => {
         if (relation) markRelated(rooms, room, relation.target);
-        await redaction?.applied();
+        const redacted = redaction?.applied();
         const change: EventChange = {
           roomId: room.roomId,
           event,
@@ -127,14 +156,16 @@ export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Ap
             before,
             after: member?.membership,
           })),
+          ...(move && { move: redacted === undefined ? move : { ...move, redacted } }),
         };
         // Nobody hears of what was rejected or soft-failed.
-        await stream.complete(pos, event.status === 'accepted' ? [change] : []);
+        if (event.status === 'accepted') return conclude(rooms, pos, [change]);
+        await tellUnheard(rooms, room, plan).finally(() => conclude(rooms, pos, []));
       },
       async (error: unknown) => {
         events.forget(event.eventId);
         rooms.drop(room);
-        await stream.complete(pos, []);
+        await conclude(rooms, pos, []);
         throw error;
       },
     )
@@ -144,6 +175,36 @@ export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Ap
   // Whoever appended may stop waiting; the failure has been dealt with above.
   committed.catch(() => {});
   return { event, committed };
+}
+
+/** Beyond that other processes read the room again. */
+const MAX_MOVED = 1_000;
+
+/** What other processes need to follow the live room, which has been moved on. */
+function moveOf(
+  room: Room,
+  { after, missing }: Append,
+  stateBefore: number,
+  memberships: readonly MembershipChange[],
+): RoomMove | undefined {
+  const changes: StateDelta = after?.changes ?? new Map();
+  if (changes.size > MAX_MOVED) return undefined;
+  return {
+    stateBefore,
+    stateAfter: room.state.id,
+    changes,
+    extremities: room.extremities,
+    depth: room.depth,
+    members: memberships.map(({ userId, member }) => [userId, member]),
+    isJump: room.lastStateJump === room.upTo,
+    isCut: (missing?.length ?? 0) > 0,
+  };
+}
+
+/** An event that is not announced may have changed the room all the same, or have been here without a place. */
+async function tellUnheard(rooms: Rooms, room: Room, { event, after, nid }: Append): Promise<void> {
+  if (!after && nid === undefined) return;
+  await rooms.changed(room.roomId, { eventIds: nid === undefined ? [] : [event.eventId], keep: !after });
 }
 
 /** Tells the copies of an event in memory that something relates to it. Once committed: readers look it up at once. */

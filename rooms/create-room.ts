@@ -128,8 +128,11 @@ async function appendInitial(
   { createEvent, version, preset, alias, invitees }: NewRoom,
 ): Promise<void> {
   const appended = await rooms.exclusive(createEvent.roomId, async (room) => {
-    const all = [await appendBuilt(rooms, room, createEvent)];
     const profile = await profileOf(creator);
+    const drafts = [...presetState(request, preset, alias)];
+    // The create event, the creator's join and the power levels come before.
+    rooms.expect(room.roomId, 3 + drafts.length);
+    const all = [await appendBuilt(rooms, room, createEvent)];
     const send = async (draft: Omit<Draft, 'sender'>) => {
       all.push(await appendDraft(rooms, room, { ...draft, sender: creator }));
     };
@@ -139,7 +142,7 @@ async function appendInitial(
       stateKey: '',
       content: initialPowerLevels(request, version, creator, preset, invitees),
     });
-    for (const draft of presetState(request, preset, alias)) await sendInitial(send, draft);
+    for (const draft of drafts) await sendInitial(send, draft);
     return all;
   });
   await Promise.all(appended.map(({ committed }: Appended) => committed));

@@ -138,6 +138,7 @@ async function enter(
     },
     nid,
     missing,
+    isNew: true,
     passedOnByOthers: true,
     also: (tx) => storePartialRoom(tx, room.nid, partial),
   });

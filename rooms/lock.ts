@@ -7,6 +7,11 @@ export class Lock {
     return this.#waiting > 0;
   }
 
+  /** Tasks that are running or waiting. */
+  get length(): number {
+    return this.#waiting;
+  }
+
   run<T>(task: () => Promise<T>): Promise<T> {
     this.#waiting++;
     const result = this.#tail.then(task).finally(() => {

@@ -1,7 +1,8 @@
 import type { RoomEvent } from '@trellis/protocol/event.ts';
 import { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { conclude } from './append.ts';
 import { memberFromEvent } from './room.ts';
-import type { Rooms } from './rooms.ts';
+import type { RoomMove, Rooms } from './rooms.ts';
 import { roomOfVersion } from './unjoined-room.ts';
 
 /**
@@ -21,15 +22,26 @@ export async function storeOutOfBand(
   await roomOfVersion(rooms, event.roomId, event.version);
   const outcome = await rooms.exclusive(event.roomId, async (room) => {
     if (room.isResident) return undefined;
-    const { ids, stream, events, writer } = rooms.parts;
+    const { ids, events, writer } = rooms.parts;
     const known = await events.get(event.eventId);
-    const pos = await stream.reserve();
+    const pos = await rooms.nextPosition(room.roomId);
     const stored =
       known ??
       new StoredEvent(event, { nid: ids.next(), pos: undefined, status: 'accepted', stateBefore: undefined });
     const member = memberFromEvent(stored, pos);
     const before = room.membership(userId);
     room.setMember(userId, member);
+    room.upTo = pos;
+    const move: RoomMove = {
+      stateBefore: room.state.id,
+      stateAfter: room.state.id,
+      changes: new Map(),
+      extremities: room.extremities,
+      depth: room.depth,
+      members: [[userId, member]],
+      isJump: false,
+      isCut: false,
+    };
     room.uncommitted++;
     const committed = writer
       .write([
@@ -43,18 +55,19 @@ export async function storeOutOfBand(
       .then(
         async () => {
           events.remember(stored);
-          await stream.complete(pos, [
+          await conclude(rooms, pos, [
             {
               roomId: room.roomId,
               event: stored,
               outOfBand: true,
               memberships: [{ userId, before, after: member.membership }],
+              move,
             },
           ]);
         },
         async (error: unknown) => {
           rooms.drop(room);
-          await stream.complete(pos, []);
+          await conclude(rooms, pos, []);
           throw error;
         },
       )

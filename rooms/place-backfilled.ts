@@ -75,8 +75,10 @@ async function hand(
     .write(plans.map(({ write }, i) => (i === plans.length - 1 ? { ...write, also } : write)))
     .then(
       async () => {
-        for (const redaction of redactions) await redaction.applied();
+        const emptied = redactions.flatMap((redaction) => redaction.applied() ?? []);
         room.timeline.backfilled();
+        const eventIds = [...plans.map(({ write }) => write.event.eventId), ...emptied];
+        await rooms.changed(room.roomId, { eventIds });
       },
       (error: unknown) => {
         for (const { write } of plans) events.forget(write.event.eventId);

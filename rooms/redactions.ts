@@ -10,8 +10,12 @@ import type { Rooms } from './rooms.ts';
 interface RedactionWork {
   /** Stores it, in the transaction that stores the redaction. */
   store(tx: Queryable): Promise<void>;
-  /** After the commit. */
-  applied(): Promise<void>;
+  /**
+   * After the commit.
+   *
+   * @returns the event that was emptied
+   */
+  applied(): string | undefined;
 }
 
 /**
@@ -51,12 +55,14 @@ export function applyRedaction(
         event.eventId,
       ]);
     },
-    async applied() {
-      if (!target) return;
+    applied() {
+      if (!target) return undefined;
       const emptied = redact(target.pdu, room.version);
       // The timeline in memory may hold an object of its own, when the cache had dropped the event in between.
       for (const copy of new Set([target, rooms.parts.events.cached(targetId), room.timeline.find(targetId)]))
         copy?.redact(emptied, event);
+      rooms.parts.events.outdated(targetId);
+      return targetId;
     },
   };
 }

@@ -3,7 +3,7 @@ import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { Lock } from './lock.ts';
+import type { Commits } from './commits.ts';
 import type { PartialState } from './partial-state/partial-rooms.ts';
 import type { TimelineTail } from './timeline-tail.ts';
 
@@ -17,16 +17,14 @@ export interface Member {
 
 /**
  * The live state of a room: what is needed to build, authorise and place its next event without a look at the
- * database. Changed only by `append.ts`, under `lock`, and at once: the next event builds on one that is still
- * being committed. If a commit fails, the object is dropped and read again.
+ * database. Changed only by `append.ts`, under the room's lock, and at once: the next event builds on one that is still
+ * being committed. If a commit fails, the object is dropped and read again. What other processes append reaches it by
+ * `replicas.ts`.
  */
 export class Room {
   readonly nid: number;
   readonly roomId: string;
   readonly version: RoomVersion;
-  readonly lock = new Lock();
-  /** Appended events that are not committed yet. */
-  uncommitted = 0;
   /** No longer the room's live state: whoever holds it must ask for the room again. */
   dropped = false;
   extremities: readonly string[];
@@ -38,10 +36,13 @@ export class Room {
   lastMembershipChange = 0;
   /** Position of the newest event that changed other state than what it sets itself, by way of state resolution. */
   lastStateJump: number;
+  /** Position of the newest change that this object has: all changes of the room up to there are in it. */
+  upTo: number;
   /** Position at which the state last became complete, after a join that left the members out. */
   completeSince: number;
   readonly timeline: TimelineTail;
   readonly #ourServer: string;
+  readonly #commits: Commits;
   readonly #members = new Map<string, Member>();
   readonly #joinedHere = new Set<string>();
   readonly #servers = new Map<string, number>();
@@ -57,12 +58,14 @@ export class Room {
       depth: number;
       published: boolean;
       completeSince?: number | null;
+      upTo: number;
     },
     version: RoomVersion,
     state: Snapshot,
     members: Iterable<[userId: string, member: Member]>,
     timeline: TimelineTail,
     ourServer: string,
+    commits: Commits,
   ) {
     this.nid = row.nid;
     this.roomId = row.roomId;
@@ -75,8 +78,19 @@ export class Room {
     // What was before the room was read is not known any more.
     this.lastStateJump = timeline.newest?.pos ?? timeline.from;
     this.completeSince = row.completeSince ?? Number.NEGATIVE_INFINITY;
+    this.upTo = row.upTo;
     this.#ourServer = ourServer;
+    this.#commits = commits;
     for (const [userId, member] of members) this.setMember(userId, member);
+  }
+
+  /** Events appended by this process that are not committed and announced yet. */
+  get uncommitted(): number {
+    return this.#commits.of(this.roomId);
+  }
+
+  set uncommitted(count: number) {
+    this.#commits.set(this.roomId, count);
   }
 
   /** Whether this server takes part in the room: it has joined members, and so the room's state. */

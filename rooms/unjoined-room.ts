@@ -17,6 +17,7 @@ export async function roomOfVersion(rooms: Rooms, roomId: string, version: RoomV
     if (current.extremities.length > 0) throw invalidParam(`The room is of version ${current.version.id}`);
     await rooms.parts.db.query('UPDATE rooms SET version = $2 WHERE nid = $1', [current.nid, version.id]);
     rooms.drop(current);
+    await rooms.changed(roomId);
   });
   return rooms.require(roomId);
 }

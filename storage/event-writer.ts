@@ -40,6 +40,7 @@ export interface EventWrite {
 /** One call of `write`: stored as a whole or not at all. */
 interface Call {
   readonly writes: readonly EventWrite[];
+  readonly era: number;
   readonly done: PromiseWithResolvers<void>;
 }
 
@@ -78,9 +79,17 @@ export class EventWriter {
    */
   write(writes: readonly EventWrite[]): Promise<void> {
     const done = Promise.withResolvers<void>();
-    this.#waiting.push({ writes, done });
+    this.#waiting.push({ writes, era: this.era(), done });
     this.#running ??= this.#run();
     return done.promise;
+  }
+
+  /**
+   * Changes when the processes have agreed anew who gives positions: what was given before is void then, and nothing is
+   * stored any more that was handed in before.
+   */
+  era(): number {
+    return this.#fence?.term() ?? 0;
   }
 
   /** Waits until everything handed in is stored or has failed. */
@@ -95,6 +104,8 @@ export class EventWriter {
       const calls = this.#waiting;
       this.#waiting = [];
       try {
+        if (calls.some(({ era }) => era !== this.era()))
+          throw new FencedError('The processes have agreed anew');
         await this.#store(calls.flatMap((call) => call.writes));
         for (const { done } of calls) done.resolve();
       } catch (error) {
@@ -127,11 +138,13 @@ export class EventWriter {
   async #store(writes: readonly EventWrite[]): Promise<void> {
     const plain = writes.every(isPlain);
     const distinct = withoutOvertaken(writes);
-    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct, this.#fence);
+    const era = this.era();
+    const fence = this.#fence && { memberId: this.#fence.memberId, term: () => era };
+    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct, fence);
     const snapshots = await this.#snapshots.rowsFor(writes.flatMap((write) => write.snapshots));
     await this.#db.transaction(async (tx) => {
       for (let i = 0; i < distinct.length; i += this.#batchLimit)
-        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit), this.#fence);
+        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit), fence);
       await insertState(tx, writes, snapshots);
       const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
       if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);

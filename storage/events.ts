@@ -39,10 +39,15 @@ export interface TimelineRange {
   readonly limit: number;
 }
 
+/** In the place of an event's id: any may have changed. */
+const ALL = '';
+
 /** Events by id and by place, through a cache that is bounded by the size of their JSON. */
 export class EventStore {
   readonly #db: Queryable;
   readonly #cache: LRUCache<string, StoredEvent>;
+  /** For each query under way: events that have changed meanwhile, so that what it reads of them may be old. */
+  readonly #outdated = new Set<Set<string>>();
 
   /** @param cacheBytes about how much memory cached events may take */
   constructor(db: Queryable, cacheBytes = 64 * 1024 * 1024) {
@@ -63,6 +68,27 @@ export class EventStore {
 
   forget(eventId: string): void {
     this.#cache.delete(eventId);
+    this.outdated(eventId);
+  }
+
+  /** The event is another in the database now: who is reading it reads it again. */
+  outdated(eventId: string): void {
+    for (const changed of this.#outdated) changed.add(eventId);
+  }
+
+  /** Another process has stored an event in its place; `cache` when somebody is likely to ask for it. */
+  told(event: StoredEvent, cache: boolean): void {
+    const { eventId } = event;
+    const known = this.#cache.peek(eventId);
+    if (known?.pos !== undefined) return;
+    if (cache || known) this.#cache.set(eventId, event);
+    this.outdated(eventId);
+  }
+
+  /** Forgets all events but those that `keep` names. */
+  clear(keep: (event: StoredEvent) => boolean): void {
+    for (const [eventId, event] of [...this.#cache.entries()]) if (!keep(event)) this.forget(eventId);
+    for (const changed of this.#outdated) changed.add(ALL);
   }
 
   async get(eventId: string): Promise<StoredEvent | undefined> {
@@ -79,11 +105,11 @@ export class EventStore {
       else missing.push(id);
     }
     if (missing.length > 0) {
-      const rows = await this.#db.query<EventRow>(
+      const events = await this.#select(
         { name: 'events-by-id', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.event_id = ANY($1::text[])` },
         [missing],
       );
-      for (const event of await this.#read(rows)) found.set(event.eventId, event);
+      for (const event of events) found.set(event.eventId, event);
     }
     return found;
   }
@@ -99,11 +125,10 @@ export class EventStore {
 
   /** Events by numeric id, in no order. */
   async byNids(nids: readonly number[]): Promise<StoredEvent[]> {
-    const rows = await this.#db.query<EventRow>(
+    return this.#select(
       { name: 'events-by-nid', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.nid = ANY($1::bigint[])` },
       [nids],
     );
-    return this.#read(rows);
   }
 
   /** Event ids by numeric id, in no order. */
@@ -139,7 +164,7 @@ export class EventStore {
   /** The accepted events of a room's order within a range. Soft-failed and rejected ones are not shown to clients. */
   async timeline(roomNid: number, range: TimelineRange): Promise<StoredEvent[]> {
     const forward = range.direction === 'forward';
-    const rows = await this.#db.query<EventRow>(
+    return this.#select(
       {
         name: `timeline-${range.direction}`,
         text: `SELECT ${COLUMNS} FROM ${FROM}
@@ -154,12 +179,11 @@ export class EventStore {
         range.limit,
       ],
     );
-    return this.#read(rows);
   }
 
   /** Accepted news of all rooms after a position, oldest first: for readers that catch up with the stream of events. */
   async newsAfter(pos: number, upTo: number, limit: number): Promise<StoredEvent[]> {
-    const rows = await this.#db.query<EventRow>(
+    return this.#select(
       {
         name: 'events-news',
         text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.pos > $1 AND e.pos <= $2 AND NOT e.backfilled AND e.status = 0
@@ -167,20 +191,34 @@ export class EventStore {
       },
       [pos, upTo, limit],
     );
-    return this.#read(rows);
   }
 
-  async #read(rows: EventRow[]): Promise<StoredEvent[]> {
+  async #select(query: { name: string; text: string }, params: unknown[]): Promise<StoredEvent[]> {
+    const outdated = new Set<string>();
+    this.#outdated.add(outdated);
+    try {
+      return await this.#read(await this.#db.query<EventRow>(query, params), outdated);
+    } finally {
+      this.#outdated.delete(outdated);
+    }
+  }
+
+  async #read(rows: EventRow[], outdated: ReadonlySet<string>): Promise<StoredEvent[]> {
     const redactions = rows.map((row) => row.redacted_by).filter((id) => id !== null);
     const redactedBy = redactions.length > 0 ? await this.getMany(redactions) : undefined;
-    return rows.map((row) => {
+    const again: string[] = [];
+    const found = rows.map((row) => {
       const cached = this.#cache.get(row.event_id);
       // The cache is the newer of the two: an outlier may have been given its place since the query began.
       if (cached && (cached.pos !== undefined || row.pos === null)) return cached;
       const event = readRow(row, redactedBy?.get(row.redacted_by ?? ''));
-      this.#cache.set(event.eventId, event);
+      if (outdated.has(row.event_id) || outdated.has(ALL)) again.push(row.event_id);
+      else this.#cache.set(event.eventId, event);
       return event;
     });
+    if (again.length === 0) return found;
+    const newer = await this.getMany(again);
+    return found.map((event) => newer.get(event.eventId) ?? event);
   }
 }
 

@@ -137,6 +137,12 @@ export class StateSnapshots {
 
   /** `base` with `delta` applied. In the database once the event writer has stored its `top`. */
   derive(roomNid: number, base: Snapshot, delta: StateDelta): Snapshot {
+    const layer = this.#layerOver(this.#ids.next(), roomNid, base, delta, false);
+    this.#layers.set(layer.id, layer);
+    return new Snapshot(layer);
+  }
+
+  #layerOver(id: number, roomNid: number, base: Snapshot, delta: StateDelta, stored: boolean): Layer {
     let below = base.top;
     let entries = delta;
     while (below && below.entries.size < entries.size * 2) {
@@ -146,8 +152,17 @@ export class StateSnapshots {
       below = below.base;
     }
     if (!below) entries = new Map([...entries].filter(([, ref]) => ref !== undefined));
-    const layer: Layer = { id: this.#ids.next(), roomNid, base: below, entries, stored: false };
-    this.#layers.set(layer.id, layer);
+    return { id, roomNid, base: below, entries, stored };
+  }
+
+  /** `base` with `delta` applied, as another process has derived and stored it. */
+  adopt(roomNid: number, id: number, base: Snapshot, delta: StateDelta): Snapshot {
+    if (id === base.id) return base;
+    const known = this.#layers.get(id);
+    // One of our own may not be stored yet by what we know, which costs a row that is there.
+    if (known) return new Snapshot(known);
+    const layer = this.#layerOver(id, roomNid, base, delta, true);
+    this.#layers.set(id, layer);
     return new Snapshot(layer);
   }
 
