@@ -1,5 +1,5 @@
-import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Queryable } from './database.ts';
+import { UnavailableError } from './unavailable.ts';
 
 /** What a process among several has to show with each commit of events: its row in `cluster_members`. */
 export interface Fence {
@@ -11,12 +11,7 @@ export interface Fence {
 const SHUT_OUT = 'TRFEN';
 
 /** The others have shut this process out: nothing of what it wanted to store was stored, nor will be. */
-export class FencedError extends MatrixError {
-  constructor(message: string, cause?: unknown) {
-    super(503, 'M_UNKNOWN', message);
-    this.cause = cause;
-  }
-}
+export class FencedError extends UnavailableError {}
 
 /**
  * To be called first in a transaction that must not happen once this process is shut out. The transaction then holds

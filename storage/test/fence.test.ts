@@ -77,7 +77,7 @@ test('a process without its row stores nothing, of any kind, nor with the row of
       const write = eventWrite(kind);
       await assert.rejects(writer.write([write]), (error: Error) => {
         assert.ok(error instanceof FencedError);
-        assert.equal(error.status, 503);
+        assert.equal(error.toMatrixError().status, 503);
         return true;
       });
       assert.equal((await stored([write])).size, 0, kind);
