@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Sequencer, Stream } from '@trellis/storage/streams.ts';
 import type { FastifyBaseLogger } from 'fastify';
-import type { Bus } from './bus.ts';
+import type { Bus, DownReason } from './bus.ts';
 import { Calls, unavailable } from './calls.ts';
 import type { CallHandler, CallOptions, Cluster, Duty, Handover, Json, Role } from './cluster.ts';
 import { Leadership } from './leadership.ts';
@@ -113,7 +113,7 @@ export class ClusterMember implements Cluster {
     const { bus, roles } = this.#options;
     await bus.start({
       message: (from, message) => this.#receive(from, message as unknown as Message),
-      down: (peer) => this.#lost(peer),
+      down: (peer, why) => this.#lost(peer, why),
     });
     await this.#registry.register({ id: this.self, roles, address: bus.address });
     this.#leadership.start();
@@ -359,7 +359,8 @@ export class ClusterMember implements Cluster {
     return new View(number, members);
   }
 
-  #lost(peer: string): void {
+  #lost(peer: string, why: DownReason): void {
+    this.#options.log.info({ member: peer, why }, 'a process is not reached any more');
     this.#down.add(peer);
     this.#calls.down(peer);
     this.#leadership.down(peer);
