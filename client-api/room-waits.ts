@@ -8,9 +8,15 @@ export class RoomWaits {
 
   constructor(stream: Stream<EventChange>) {
     this.#stream = stream;
-    stream.subscribe((_pos, { roomId }) => {
-      for (const wake of this.#waiting.get(roomId) ?? []) wake();
-    });
+    stream.subscribe(
+      (_pos, { roomId }) => {
+        for (const wake of this.#waiting.get(roomId) ?? []) wake();
+      },
+      // What was missed is in the database.
+      () => {
+        for (const waiting of this.#waiting.values()) for (const wake of waiting) wake();
+      },
+    );
   }
 
   /** Returns once something happens in one of the rooms after position `seen`, the time is up, or `signal` aborts. */

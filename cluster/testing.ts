@@ -16,6 +16,7 @@ class TestMember implements Cluster {
   readonly gaps: Array<() => void> = [];
   readonly handovers: Handover[] = [];
   readonly streams = new Map<string, Stream<never>>();
+  joined = false;
   dead = false;
 
   constructor(self: string, net: TestCluster) {
@@ -76,7 +77,10 @@ class TestMember implements Cluster {
 interface SharedStream {
   next: number;
   current: number;
-  pending: Map<number, { by: TestMember; done?: { changes: readonly unknown[]; heard: () => void } }>;
+  pending: Map<
+    number,
+    { by: TestMember; done?: { changes: readonly unknown[] | undefined; heard: () => void } }
+  >;
 }
 
 export class TestCluster {
@@ -94,10 +98,12 @@ export class TestCluster {
     return this.#stream(name).current;
   }
 
-  /** Another process comes: others release what becomes its own, then all take. */
-  async join(): Promise<TestMember> {
+  /** Another process comes: others release what becomes its own, then all take. `compose` makes what it serves before. */
+  async join(compose?: (member: TestMember) => Promise<void> | void): Promise<TestMember> {
     const member = new TestMember(`m${this.members.length}`, this);
+    // What the others tell meanwhile it hears already.
     this.members.push(member);
+    await compose?.(member);
     await this.#changeView();
     return member;
   }
@@ -107,19 +113,19 @@ export class TestCluster {
     member.dead = true;
     for (const stream of this.#streams.values())
       for (const [position, { by, done }] of stream.pending)
-        if (by === member && !done) stream.pending.get(position)!.done = { changes: [], heard: () => {} };
+        if (by === member && !done)
+          stream.pending.get(position)!.done = { changes: undefined, heard: () => {} };
+    this.#telling = this.#telling.then(() => {
+      for (const other of this.alive) for (const gap of other.gaps) gap();
+    });
     for (const name of this.#streams.keys()) this.#advance(name);
     await this.#telling;
-    for (const other of this.alive) {
-      for (const gap of other.gaps) gap();
-      for (const [name, stream] of other.streams) stream.skipTo(this.currentOf(name));
-    }
     await this.#changeView();
   }
 
   /** A process goes in good order. */
   async leave(member: TestMember): Promise<void> {
-    const next = this.#viewOf(this.alive.filter((other) => other !== member));
+    const next = this.#viewOf(this.alive.filter((other) => other.joined && other !== member));
     await this.#release(next);
     member.dead = true;
     this.#activate(next);
@@ -189,7 +195,10 @@ export class TestCluster {
       this.#telling = this.#telling.then(async () => {
         for (const member of this.alive) {
           await hop();
-          if (!member.dead) member.streams.get(name)?.announced(position, () => done.changes);
+          const { changes } = done;
+          if (member.dead) continue;
+          if (changes) member.streams.get(name)?.announced(position, () => changes);
+          else member.streams.get(name)?.skipTo(position);
         }
         done.heard();
       });
@@ -204,7 +213,7 @@ export class TestCluster {
   }
 
   async #changeView(): Promise<void> {
-    const next = this.#viewOf(this.alive);
+    const next = this.#viewOf(this.alive.filter(({ joined }) => joined));
     await this.#release(next);
     this.#activate(next);
   }

@@ -39,6 +39,9 @@ export class LimitedMembership extends Membership {
     const { invitesPerDay } = parts.limits;
     if (invitesPerDay !== undefined)
       this.#invites = new TokenBuckets({ perSecond: invitesPerDay / DAY_S, burst: invitesPerDay });
+    // Each user's invites are counted by one process. The other limits are looked up, so that those who ask for several
+    // things at the same moment may come by a little more.
+    parts.rooms.parts.cluster.serve('limits.invite', (_none, userId) => this.#invites?.take(userId) ?? 0);
   }
 
   override async join(
@@ -69,7 +72,9 @@ export class LimitedMembership extends Membership {
     const { rooms, limits, isExempt } = this.#parts;
     const room = await rooms.get(roomId);
     if (room && !room.isJoined(target)) requireSpace(room.count('join'), limits);
-    const wait = this.#invites && !(await isExempt(sender)) ? this.#invites.take(sender) : 0;
+    const { cluster } = rooms.parts;
+    const isLimited = this.#invites !== undefined && !(await isExempt(sender));
+    const wait = isLimited ? await cluster.call<number>('user', sender, 'limits.invite', null) : 0;
     if (wait > 0) throw limitExceeded(wait);
     await super.invite(roomId, sender, target, extra);
   }

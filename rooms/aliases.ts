@@ -1,6 +1,7 @@
 import { invalidParam, MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import { parseRoomAlias } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
+import { announce } from './announce.ts';
 import type { Rooms } from './rooms.ts';
 
 export interface AliasTarget {
@@ -26,6 +27,9 @@ export class Aliases {
     this.#db = db;
     this.#rooms = rooms;
     this.#remote = remote;
+    rooms.parts.cluster.onAnnounce('aliases', (roomId: string) => {
+      for (const listener of this.#changed) listener(roomId);
+    });
   }
 
   /** Called before a local alias is said to lead nowhere. */
@@ -33,7 +37,7 @@ export class Aliases {
     this.#missing = ask;
   }
 
-  /** Called when a room has got or lost a local alias. */
+  /** Called, in every process, when a room has got or lost a local alias. */
   onChanged(listener: (roomId: string) => void): void {
     this.#changed.push(listener);
   }
@@ -74,7 +78,7 @@ export class Aliases {
       [alias, roomId, creator, servers],
     );
     if (rows.length === 0) throw new MatrixError(409, 'M_UNKNOWN', `The alias ${alias} is taken`);
-    this.#announce(roomId);
+    await this.#announce(roomId);
   }
 
   async creator(alias: string): Promise<{ roomId: string; creator: string } | undefined> {
@@ -87,14 +91,15 @@ export class Aliases {
 
   async remove(alias: string): Promise<void> {
     const sql = 'DELETE FROM room_aliases WHERE alias = $1 RETURNING room_id AS "roomId"';
-    for (const { roomId } of await this.#db.query<{ roomId: string }>(sql, [alias])) this.#announce(roomId);
+    for (const { roomId } of await this.#db.query<{ roomId: string }>(sql, [alias]))
+      await this.#announce(roomId);
   }
 
   /** Moves all local aliases of a room to the one that replaces it. */
   async move(fromRoomId: string, toRoomId: string): Promise<void> {
     await this.#db.query('UPDATE room_aliases SET room_id = $2 WHERE room_id = $1', [fromRoomId, toRoomId]);
-    this.#announce(fromRoomId);
-    this.#announce(toRoomId);
+    await this.#announce(fromRoomId);
+    await this.#announce(toRoomId);
   }
 
   async ofRoom(roomId: string): Promise<string[]> {
@@ -107,13 +112,15 @@ export class Aliases {
 
   /** Puts a room into the published directory, or takes it out. */
   async publish(roomId: string, published: boolean): Promise<void> {
-    const room = await this.#rooms.require(roomId);
-    await this.#db.query('UPDATE rooms SET published = $2 WHERE nid = $1', [room.nid, published]);
-    room.published = published;
+    await this.#rooms.exclusive(roomId, async (room) => {
+      await this.#db.query('UPDATE rooms SET published = $2 WHERE nid = $1', [room.nid, published]);
+      room.published = published;
+      await this.#rooms.changed(roomId);
+    });
   }
 
-  #announce(roomId: string): void {
-    for (const listener of this.#changed) listener(roomId);
+  #announce(roomId: string): Promise<void> {
+    return announce(this.#rooms.parts.cluster, 'aliases', roomId);
   }
 
   async #local(alias: string): Promise<AliasTarget | undefined> {

@@ -61,6 +61,12 @@ export class Backfill {
     this.#parts = parts;
     this.#receiver = receiver;
     this.#clock = clock;
+    parts.rooms.parts.cluster.serve(
+      'room.backfill',
+      async ({ pos, limit }: { pos: number; limit: number }, roomId) =>
+        this.#before(await parts.rooms.require(roomId), pos, limit),
+      { drained: false },
+    );
   }
 
   /**
@@ -69,7 +75,15 @@ export class Backfill {
    * @returns whether anything came; also `false` when it takes too long, though it may come later, and when the
    *   servers had nothing lately: readers pass by a gap often
    */
-  async before(room: Room, pos: number, limit: number): Promise<boolean> {
+  before(room: Room, pos: number, limit: number): Promise<boolean> {
+    const { cluster } = this.#parts.rooms.parts;
+    // Where the room is, so that servers are asked once, and rest, for all processes.
+    return cluster.owns('room', room.roomId)
+      ? this.#before(room, pos, limit)
+      : cluster.call<boolean>('room', room.roomId, 'room.backfill', { pos, limit });
+  }
+
+  async #before(room: Room, pos: number, limit: number): Promise<boolean> {
     const key = `${room.roomId} ${pos}`;
     if ((this.#fruitless.get(key)?.until ?? 0) > this.#clock()) return false;
     let running = this.#running.get(key);

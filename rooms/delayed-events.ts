@@ -64,10 +64,14 @@ export class DelayedEvents {
       this.#wakeAt(time);
       return undefined;
     });
-    cluster.serve('delayed.act', async (asked: { action: Action; delayId: string }, roomId) => {
-      await this.#act(asked.action, asked.delayId, roomId);
-      return undefined;
-    });
+    cluster.serve(
+      'delayed.act',
+      async (asked: { action: Action; delayId: string }, roomId) => {
+        await this.#act(asked.action, asked.delayId, roomId);
+        return undefined;
+      },
+      { drained: false },
+    );
     cluster.onHandover({ take: () => this.#wakeAt(Date.now()) });
   }
 

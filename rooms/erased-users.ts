@@ -1,7 +1,9 @@
+import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { LRUCache } from 'lru-cache';
+import { announce } from './announce.ts';
 import type { Room } from './room.ts';
 
 /** Where the stream of events was when a user was erased. */
@@ -19,9 +21,22 @@ export class ErasedUsers {
   readonly #serverName: string;
   readonly #known = new LRUCache<string, number>({ max: 10_000 });
 
-  constructor(db: Queryable, serverName: string) {
+  readonly #cluster: Cluster;
+  /** What was being read before a change is not to be kept. */
+  #changes = 0;
+
+  constructor(db: Queryable, serverName: string, cluster: Cluster = alone()) {
     this.#db = db;
     this.#serverName = serverName;
+    this.#cluster = cluster;
+    cluster.onAnnounce('erased-users', (userId: string) => {
+      this.#changes++;
+      this.#known.delete(userId);
+    });
+    cluster.onGap(() => {
+      this.#changes++;
+      this.#known.clear();
+    });
   }
 
   async erase(userId: string, pos: number): Promise<void> {
@@ -29,7 +44,7 @@ export class ErasedUsers {
       'INSERT INTO erased_users (user_id, pos) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING',
       [userId, pos],
     );
-    this.#known.delete(userId);
+    await announce(this.#cluster, 'erased-users', userId);
   }
 
   /** Those who sent something of what is asked for and were erased: only who has left the room can be. */
@@ -38,9 +53,15 @@ export class ErasedUsers {
     for (const { sender } of events)
       if (!room.isJoined(sender) && serverNameOf(sender) === this.#serverName) senders.add(sender);
     if (senders.size === 0) return NONE;
-    const unknown = [...senders].filter((userId) => !this.#known.has(userId));
+    const known = new Map<string, number>();
+    for (const userId of senders) {
+      const pos = this.#known.get(userId);
+      if (pos !== undefined) known.set(userId, pos);
+    }
+    const unknown = [...senders].filter((userId) => !known.has(userId));
     const found = new Map<string, number>();
     if (unknown.length > 0) {
+      const changes = this.#changes;
       const rows = await this.#db.query<{ userId: string; pos: number }>(
         {
           name: 'erased-users',
@@ -50,9 +71,9 @@ export class ErasedUsers {
       );
       for (const userId of unknown) found.set(userId, NEVER);
       for (const { userId, pos } of rows) found.set(userId, pos);
-      for (const [userId, pos] of found) this.#known.set(userId, pos);
+      for (const [userId, pos] of changes === this.#changes ? found : []) this.#known.set(userId, pos);
     }
-    for (const userId of senders) if (!found.has(userId)) found.set(userId, this.#known.get(userId) ?? NEVER);
+    for (const userId of senders) if (!found.has(userId)) found.set(userId, known.get(userId) ?? NEVER);
     for (const [userId, pos] of found) if (pos === NEVER) found.delete(userId);
     return found;
   }

@@ -1,4 +1,6 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { RoomEvent } from '@trellis/protocol/event.ts';
+import { followMissed } from './missed-events.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -22,10 +24,13 @@ export class GuestAccess {
   constructor(rooms: Rooms, guests: Guests, onError: (error: unknown) => void) {
     this.#rooms = rooms;
     this.#guests = guests;
-    rooms.parts.stream.subscribe((_pos, { roomId, event, outOfBand }) => {
-      if (outOfBand || event.type !== 'm.room.guest_access' || event.stateKey !== '') return;
-      this.#removeGuests(roomId).catch(onError);
+    const follow = ({ roomId, type, stateKey }: RoomEvent) => {
+      if (type === 'm.room.guest_access' && stateKey === '') this.#removeGuests(roomId).catch(onError);
+    };
+    rooms.parts.stream.subscribe((_pos, { event, outOfBand, isFromElsewhere }) => {
+      if (!outOfBand && !isFromElsewhere) follow(event);
     });
+    followMissed(rooms, follow, onError);
   }
 
   async #removeGuests(roomId: string): Promise<void> {

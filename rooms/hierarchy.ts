@@ -37,7 +37,7 @@ const MAX_ROOMS = 5_000;
 /** Servers asked for one room, and rooms asked for in one request. */
 const MAX_SERVERS = 3;
 const MAX_REMOTE_ROOMS = 200;
-/** Answers of other servers are good for this long, in milliseconds. */
+/** Answers of other servers are good for this long, in milliseconds; each process asks for itself. */
 const REMOTE_TTL = 60_000;
 
 interface Visit {

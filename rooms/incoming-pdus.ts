@@ -79,7 +79,9 @@ export class IncomingPdus {
     this.#parts = parts;
     this.#foreign = new ForeignPdus(parts, parts.patience ?? PATIENCE);
     const { cluster } = parts.rooms.parts;
-    cluster.serve('room.pdus', (handed: HandedIn, roomId) => this.#takeHandedIn(handed, roomId));
+    cluster.serve('room.pdus', (handed: HandedIn, roomId) => this.#takeHandedIn(handed, roomId), {
+      drained: false,
+    });
     cluster.onHandover({
       release: (lost) => this.#leave((roomId) => lost('room', roomId)),
       take: () => void this.#resumeInTime(),

@@ -5,7 +5,7 @@ import { Lock } from './lock.ts';
 const MAX_WAIT = 30_000;
 
 /**
- * Joins by way of other servers that run now, one at a time for a room. The room's other servers begin to send its
+ * Of one process, the one whose the rooms are: joins by way of other servers that run now, one at a time for a room. The room's other servers begin to send its
  * events before this server has put the room together: whoever receives them waits with `settled`.
  */
 export class JoinsUnderWay {

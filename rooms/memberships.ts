@@ -1,5 +1,6 @@
 import type { Queryable } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
+import { announce } from './announce.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
 /** A user's membership in one room. */
@@ -125,7 +126,7 @@ export class Memberships {
       [userId, roomId],
     );
     // Not set here: the user may have joined again since, which was told already.
-    await this.#rooms.parts.cluster.announce('memberships', userId);
+    await announce(this.#rooms.parts.cluster, 'memberships', userId);
   }
 
   #forgetUser(userId: string): void {

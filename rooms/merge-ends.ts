@@ -41,8 +41,9 @@ export class MergeEnds {
     this.#clock = clock;
   }
 
-  /** Looks at a room that an event of others has just come to. */
+  /** Looks at a room that an event of others has just come to, in the one process whose the room is. */
   note(roomId: string): Promise<void> | undefined {
+    if (!this.#rooms.parts.cluster.owns('room', roomId)) return undefined;
     const room = this.#rooms.peek(roomId);
     const ends = room?.extremities.length ?? 0;
     if (!room || ends <= MAX_ENDS || this.#running.has(roomId)) return undefined;

@@ -25,7 +25,7 @@ interface Policy {
 }
 
 const KEY_ID = 'ed25519:policy_server';
-/** A server that does not answer is not asked at every event. In milliseconds. */
+/** A server that does not answer is not asked at every event; each process finds that out for itself. In milliseconds. */
 const REST = 10_000;
 /** For so long an event of others waits when the policy server is busy, once. In milliseconds. */
 const MAX_WAIT = 5_000;

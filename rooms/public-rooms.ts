@@ -44,12 +44,23 @@ export class PublicRooms {
   /** What rooms look like, by the snapshot of their state: no live room is needed. */
   readonly #summaries = new LRUCache<string, { state: number; summary: StateSummary }>({ max: MAX_CACHED });
 
+  /** Changes of any of them that were heard of. */
+  #changes = 0;
+
   constructor(db: Database, rooms: Rooms) {
     this.#db = db;
     this.#rooms = rooms;
-    rooms.parts.stream.subscribe((_pos, { roomId, event }) => {
-      if (SUMMARY.has(event.type)) this.#summaries.delete(roomId);
-    });
+    rooms.parts.stream.subscribe(
+      (_pos, { roomId, event }) => {
+        if (!SUMMARY.has(event.type)) return;
+        this.#changes++;
+        this.#summaries.delete(roomId);
+      },
+      () => {
+        this.#changes++;
+        this.#summaries.clear();
+      },
+    );
   }
 
   async list(query: PublicRoomsQuery): Promise<PublicRoomsPage> {
@@ -131,10 +142,12 @@ export class PublicRooms {
   async #summary({ roomId, state }: Listed): Promise<StateSummary> {
     const known = this.#summaries.get(roomId);
     if (known) return known.summary;
+    const changes = this.#changes;
     const snapshot = await this.#rooms.parts.snapshots.load(state);
     const summary = await summariseState(this.#rooms, roomId, snapshot);
     // A change that was announced meanwhile has made this old.
-    if (this.#rooms.peek(roomId)?.state.id === state || !this.#rooms.peek(roomId))
+    const live = this.#rooms.peek(roomId);
+    if (live ? live.state.id === state : this.#changes === changes)
       this.#summaries.set(roomId, { state, summary });
     return summary;
   }

@@ -1,8 +1,10 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
-import type { JsonObject } from '@trellis/protocol/event.ts';
+import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
+import { announce } from './announce.ts';
 import { REDACTION, relationOf } from './append.ts';
+import { followMissed } from './missed-events.ts';
 import type { Room } from './room.ts';
 import { mayRedact } from './room-rights.ts';
 import type { Rooms } from './rooms.ts';
@@ -39,13 +41,22 @@ export class RelatedRedactions {
     this.#db = db;
     this.#rooms = rooms;
     this.#failed = failed;
-    rooms.parts.stream.subscribe((_pos, { event }) => {
-      if (this.#targets.size === 0) return;
-      const relation = relationOf(event);
-      if (!relation || relation.relType === REDACTION) return;
-      for (const redaction of this.#targets.get(relation.target) ?? [])
-        if (covers(redaction, relation.relType)) this.#run(() => this.#redact(redaction, [event.eventId]));
+    const { cluster, stream } = rooms.parts;
+    // Done by the process that has stored what relates.
+    stream.subscribe((_pos, { event, isFromElsewhere }) => {
+      if (!isFromElsewhere) this.#follow(event);
     });
+    followMissed(rooms, (event) => (event.redactedBy ? undefined : this.#follow(event)), failed);
+    cluster.onAnnounce('related-redactions', (redaction: RelatedRedaction) => this.#remember(redaction));
+    cluster.onGap(() => this.start().catch(failed));
+  }
+
+  #follow(event: RoomEvent): void {
+    if (this.#targets.size === 0) return;
+    const relation = relationOf(event);
+    if (!relation || relation.relType === REDACTION) return;
+    for (const redaction of this.#targets.get(relation.target) ?? [])
+      if (covers(redaction, relation.relType)) this.#run(() => this.#redact(redaction, [event.eventId]));
   }
 
   /** Takes up what earlier runs of the server were asked for. */
@@ -68,7 +79,7 @@ export class RelatedRedactions {
          ts = excluded.ts`,
       [target, room.nid, sender, relTypes, reason?.replaceAll('\0', '') ?? null, Date.now()],
     );
-    this.#remember(redaction);
+    await announce(this.#rooms.parts.cluster, 'related-redactions', { ...redaction });
     this.#run(async () => this.#redact(redaction, await this.#related(room, redaction)));
   }
 

@@ -27,11 +27,17 @@ export interface RemoteMembershipParts {
   readonly receiver: { receive(origin: string, event: RoomEvent): Promise<StoredEvent | undefined> };
   readonly joins: JoinsUnderWay;
   /** Fetches the members of rooms whose state came without them; without it, no server is asked to leave them out. */
-  readonly resync?: { begin(roomId: string): void; deviceListsPosition(): number };
+  readonly resync?: { begin(roomId: string): Promise<void> | void; deviceListsPosition(): number };
 }
 
 /** A leave takes place here at any rate: the user does not wait long for the others. */
 const LEAVE_PATIENCE = 20_000;
+
+interface WantedJoin {
+  readonly userId: string;
+  readonly servers: readonly string[];
+  readonly content: JsonObject;
+}
 
 /** Our users' memberships by way of other servers. */
 export class RemoteMembershipByHandshake implements RemoteMembership {
@@ -39,9 +45,27 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
 
   constructor(parts: RemoteMembershipParts) {
     this.#parts = parts;
+    parts.rooms.parts.cluster.serve(
+      'room.join',
+      async ({ userId, servers, content }: WantedJoin, roomId) => {
+        await this.#joinOneByOne(roomId, userId, servers, content);
+        return undefined;
+      },
+      { drained: false },
+    );
   }
 
-  join(roomId: string, userId: string, servers: readonly string[], content: JsonObject): Promise<void> {
+  /** By the process whose the room is: there is one such join of a room at a time, and what comes meanwhile waits. */
+  async join(roomId: string, userId: string, servers: readonly string[], content: JsonObject): Promise<void> {
+    await this.#parts.rooms.parts.cluster.call('room', roomId, 'room.join', { userId, servers, content });
+  }
+
+  #joinOneByOne(
+    roomId: string,
+    userId: string,
+    servers: readonly string[],
+    content: JsonObject,
+  ): Promise<void> {
     const { rooms, joins } = this.#parts;
     return joins.run(roomId, async () => {
       // Another local user's join may have brought this server into the room since.
@@ -131,7 +155,7 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
       const { state, authChain, serversInRoom: servers } = answer;
       const partial = servers && { servers, deviceListsPos: resync?.deviceListsPosition() ?? 0 };
       await installRoom(rooms, verifier, { server, join, state, authChain, partial });
-      if (partial) resync?.begin(roomId);
+      if (partial) await resync?.begin(roomId);
     }
   }
 

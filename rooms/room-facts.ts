@@ -49,12 +49,17 @@ export class RoomFacts {
   readonly #bumps = new LRUCache<string, number>({ max: MAX_ROOMS });
   readonly #facts = new LRUCache<string, Facts>({ max: MAX_ROOMS });
   #reading = 0;
+  /** Gaps in what was heard: what was being read before one is not to be kept. */
+  #gaps = 0;
   /** Rooms whose facts changed while some are being read. */
   readonly #changedMeanwhile = new Set<string>();
 
   constructor(rooms: Rooms) {
     this.#rooms = rooms;
-    rooms.parts.stream.subscribe((pos, change) => this.#follow(pos, change));
+    rooms.parts.stream.subscribe(
+      (pos, change) => this.#follow(pos, change),
+      () => this.#forget(),
+    );
   }
 
   /** Position of the room's newest event, when it is in memory. */
@@ -65,6 +70,7 @@ export class RoomFacts {
   /** Makes sure of the activity of rooms; those unknown here have none. */
   async loadActivity(roomIds: Iterable<string>): Promise<void> {
     for (const batch of batches(roomIds, (roomId) => !this.#activity.has(roomId))) {
+      const gaps = this.#gaps;
       const rows = await this.#rooms.parts.db.query<{ roomId: string; pos: number | null }>(
         {
           name: 'rooms-activity',
@@ -76,7 +82,7 @@ export class RoomFacts {
         [batch],
       );
       // What came since the query is newer.
-      for (const { roomId, pos } of rows)
+      for (const { roomId, pos } of gaps === this.#gaps ? rows : [])
         if (pos !== null) this.#activity.set(roomId, Math.max(pos, this.#activity.get(roomId) ?? pos));
     }
   }
@@ -98,10 +104,16 @@ export class RoomFacts {
   async bump(room: Room): Promise<number | undefined> {
     const known = this.#bumps.get(room.roomId);
     if (known !== undefined) return known || undefined;
+    const gaps = this.#gaps;
     const inMemory = room.timeline.events.findLast(({ type }) => BUMPS.has(type))?.pos;
     const pos = inMemory ?? (await this.#readBump(room));
-    this.#bumps.set(room.roomId, Math.max(pos, this.#bumps.get(room.roomId) ?? 0));
+    if (gaps === this.#gaps) this.#bumps.set(room.roomId, Math.max(pos, this.#bumps.get(room.roomId) ?? 0));
     return pos || undefined;
+  }
+
+  #forget(): void {
+    this.#gaps++;
+    for (const known of [this.#activity, this.#bumps, this.#facts]) known.clear();
   }
 
   #follow(pos: number, { roomId, event, outOfBand }: EventChange): void {
@@ -131,6 +143,7 @@ export class RoomFacts {
 
   async #read(roomIds: readonly string[]): Promise<Map<string, Facts>> {
     this.#reading++;
+    const gaps = this.#gaps;
     try {
       const rows = await this.#rooms.parts.db.query<{ roomId: string; json: string | null }>(
         { name: 'rooms-facts', text: READ_FACTS },
@@ -146,7 +159,7 @@ export class RoomFacts {
       for (const [roomId, events] of contents) {
         const facts = factsIn(events);
         found.set(roomId, facts);
-        if (!this.#changedMeanwhile.has(roomId)) this.#facts.set(roomId, facts);
+        if (!this.#changedMeanwhile.has(roomId) && gaps === this.#gaps) this.#facts.set(roomId, facts);
       }
       return found;
     } finally {

@@ -42,7 +42,8 @@ interface Reach {
 
 /**
  * The words of messages, room names and topics. A room is indexed when somebody first searches it, from its newest
- * event back, and from then on whenever it is searched again: sending costs nothing.
+ * event back, and from then on whenever it is searched again: sending costs nothing. Where two processes are at the same
+ * room, each says how far it has come: both are true, and what was indexed twice is stored once.
  */
 export class SearchIndex {
   readonly #db: Database;

@@ -29,17 +29,23 @@ export interface ServerNoticesParts {
 /** Sends what the server's administrators have to say to a user, in one room for each (spec: "Server Notices"). */
 export class ServerNotices {
   readonly #parts: ServerNoticesParts;
-  /** Two notices at a time must not make two rooms. */
+  /** Two notices at a time must not make two rooms: each user's are looked for and made by one process. */
   readonly #lock = new Lock();
 
   constructor(parts: ServerNoticesParts) {
     this.#parts = parts;
+    parts.rooms.parts.cluster.serve(
+      'server-notices.room',
+      (_none, userId) => this.#lock.run(() => this.#roomFor(userId)),
+      { drained: false },
+    );
   }
 
   /** @returns the id of the event */
   async send(userId: string, notice: Notice): Promise<string> {
     const { rooms, sender } = this.#parts;
-    const roomId = await this.#lock.run(() => this.#roomFor(userId));
+    const { cluster } = rooms.parts;
+    const roomId = await cluster.call<string>('user', userId, 'server-notices.room', null);
     return (await sendEvent(rooms, roomId, { ...notice, sender })).eventId;
   }
 

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -12,6 +13,7 @@ const MAX_IN_ROOM = 200;
 /** Rooms with sticky events that are remembered. */
 const MAX_ROOMS = 50_000;
 const SWEEP_MS = 60_000;
+const RETRY_MS = 1_000;
 
 interface Entry {
   readonly eventId: string;
@@ -52,25 +54,49 @@ export class StickyEvents {
   readonly #rooms: Rooms;
   readonly #sticky = new Map<string, Entry[]>();
   #timer: NodeJS.Timeout | undefined;
+  #reading: Promise<void> | undefined;
 
   constructor(db: Database, rooms: Rooms) {
     this.#db = db;
     this.#rooms = rooms;
-    rooms.parts.stream.subscribe((pos, { roomId, event, outOfBand }) => {
-      if (outOfBand || event.stickyMs === undefined) return;
-      const expiresTs = stickyUntil(event);
-      if (expiresTs !== undefined) this.#remember(roomId, { eventId: event.eventId, pos, expiresTs });
-    });
+    rooms.parts.stream.subscribe(
+      (pos, { roomId, event, outOfBand }) => {
+        if (outOfBand || event.stickyMs === undefined) return;
+        const expiresTs = stickyUntil(event);
+        if (expiresTs !== undefined) this.#remember(roomId, { eventId: event.eventId, pos, expiresTs });
+      },
+      () => this.#readAgain(),
+    );
   }
 
   async start(): Promise<void> {
+    await this.#read();
+    this.#timer = setInterval(() => this.sweep().catch(() => {}), SWEEP_MS).unref();
+  }
+
+  /** After a gap, until it succeeds: who asks meanwhile waits. */
+  #readAgain(): void {
+    const reading = (async () => {
+      for (;;)
+        try {
+          return await this.#read();
+        } catch {
+          await delay(RETRY_MS, undefined, { ref: false });
+        }
+    })();
+    this.#reading = reading;
+    void reading.then(() => {
+      if (this.#reading === reading) this.#reading = undefined;
+    });
+  }
+
+  async #read(): Promise<void> {
     const rows = await this.#db.query<Entry & { roomId: string }>(
       `SELECT r.room_id AS "roomId", s.event_id AS "eventId", s.pos, s.expires_ts AS "expiresTs"
        FROM sticky_events s JOIN rooms r ON r.nid = s.room WHERE s.expires_ts > $1 ORDER BY s.pos DESC LIMIT $2`,
       [Date.now(), MAX_ROOMS],
     );
     for (const { roomId, ...entry } of rows.reverse()) this.#remember(roomId, entry);
-    this.#timer = setInterval(() => this.sweep().catch(() => {}), SWEEP_MS).unref();
   }
 
   close(): void {
@@ -78,11 +104,12 @@ export class StickyEvents {
   }
 
   has(roomId: string): boolean {
-    return this.#sticky.has(roomId);
+    return this.#reading !== undefined || this.#sticky.has(roomId);
   }
 
   /** Events of the room that came in (from, to] and are still sticky, oldest first; redacted ones are not. */
   async between(roomId: string, from: number | undefined, to: number): Promise<StoredEvent[]> {
+    await this.#reading;
     const entries = this.#sticky.get(roomId);
     if (!entries) return [];
     const now = Date.now();
@@ -105,13 +132,17 @@ export class StickyEvents {
       if (left.length === 0) this.#sticky.delete(roomId);
       else if (left.length < entries.length) this.#sticky.set(roomId, left);
     }
-    await this.#db.query('DELETE FROM sticky_events WHERE expires_ts <= $1', [now]);
+    if (this.#rooms.parts.cluster.owns('task', 'sticky-events'))
+      await this.#db.query('DELETE FROM sticky_events WHERE expires_ts <= $1', [now]);
   }
 
   #remember(roomId: string, entry: Entry): void {
     const entries = this.#sticky.get(roomId);
     if (entries) {
-      entries.push(entry);
+      // What is read again is mostly known.
+      const after = entries.findLastIndex(({ pos }) => pos <= entry.pos);
+      if (entries[after]?.eventId === entry.eventId) return;
+      entries.splice(after + 1, 0, entry);
       if (entries.length > MAX_IN_ROOM) entries.shift();
       return;
     }

@@ -1,3 +1,4 @@
+import { followMissed } from './missed-events.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
 /** Takes a user's settings along from a room to the one that replaces it: push rules, tags, `m.direct`. */
@@ -17,10 +18,19 @@ export function followUpgrades(
     for (const userId of joining(change))
       if (ours(userId)) follow(rooms, change.roomId, userId, carryOver).catch(failed);
   });
+  followMissed(
+    rooms,
+    async ({ roomId, type, stateKey, content }) => {
+      if (type === 'm.room.member' && content.membership === 'join' && ours(stateKey!))
+        await follow(rooms, roomId, stateKey!, carryOver);
+    },
+    failed,
+  );
 }
 
-function joining({ outOfBand, memberships }: EventChange): string[] {
-  if (outOfBand) return [];
+/** The process that has stored the join takes the settings along: what is there is not done again. */
+function joining({ outOfBand, memberships, isFromElsewhere }: EventChange): string[] {
+  if (outOfBand || isFromElsewhere) return [];
   return memberships
     .filter(({ before, after }) => after === 'join' && before !== 'join')
     .map(({ userId }) => userId);

@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
 
@@ -6,18 +7,24 @@ const PER_DEVICE = 500;
 /** Transactions older than this are forgotten; clients retry within minutes. In milliseconds. */
 const MAX_AGE = 2 * 24 * 3600_000;
 
-type Sent = LRUCache<string, Promise<string>>;
+type Sent = LRUCache<string, string>;
 
 /**
  * Idempotence of sending: the same transaction id of the same device gives the same event, also after a restart, and
  * also while the first request is still under way. What a device sent before is read once; then memory knows.
+ *
+ * With several processes what is scoped to a room is asked of the room's home, and so of one process at a time.
  */
 export class Transactions {
   readonly #db: Queryable;
   readonly #devices = new LRUCache<string, Promise<Sent>>({ max: 10_000 });
+  readonly #underWay = new Map<string, Promise<string>>();
 
-  constructor(db: Queryable) {
+  constructor(db: Queryable, cluster?: Pick<Cluster, 'onHandover' | 'onGap'>) {
     this.#db = db;
+    // What has been sent at the home before is in the database by now.
+    cluster?.onHandover({ take: () => this.#devices.clear() });
+    cluster?.onGap(() => this.#devices.clear());
   }
 
   /**
@@ -31,25 +38,39 @@ export class Transactions {
     send: (transaction: { deviceId: string }) => Promise<string>,
   ): Promise<string> {
     const deviceId = requester.deviceId ?? `token:${requester.tokenId}`;
-    const sent = await this.#sentBy(requester.userId, deviceId);
-    const earlier = sent.get(key);
-    if (earlier) return earlier;
-    const sending = send({ deviceId });
-    sent.set(key, sending);
-    // A failed transaction may be tried again with the same id.
-    sending.catch(() => {
-      if (sent.peek(key) === sending) sent.delete(key);
-    });
+    const device = `${requester.userId} ${deviceId}`;
+    const transaction = `${device} ${key}`;
+    const sent = await this.#sentBy(requester.userId, deviceId, device);
+    const earlier = sent.get(key) ?? this.#underWay.get(transaction);
+    if (earlier !== undefined) return earlier;
+    const sending = this.#send(send, deviceId, device, key).finally(() => this.#underWay.delete(transaction));
+    this.#underWay.set(transaction, sending);
     return sending;
   }
 
-  #sentBy(userId: string, deviceId: string): Promise<Sent> {
-    const key = `${userId} ${deviceId}`;
-    let sent = this.#devices.get(key);
+  /** A failed transaction may be tried again with the same id. */
+  async #send(
+    send: (transaction: { deviceId: string }) => Promise<string>,
+    deviceId: string,
+    device: string,
+    key: string,
+  ): Promise<string> {
+    const eventId = await send({ deviceId });
+    // Not what it was read into before: others may have taken over meanwhile, and given it back.
+    const sent = await this.#devices.peek(device)?.catch(() => undefined);
+    sent?.set(key, eventId);
+    return eventId;
+  }
+
+  #sentBy(userId: string, deviceId: string, device: string): Promise<Sent> {
+    let sent = this.#devices.get(device);
     if (!sent) {
-      sent = this.#load(userId, deviceId);
-      this.#devices.set(key, sent);
-      sent.catch(() => this.#devices.delete(key));
+      const loading = this.#load(userId, deviceId);
+      sent = loading;
+      this.#devices.set(device, loading);
+      loading.catch(() => {
+        if (this.#devices.peek(device) === loading) this.#devices.delete(device);
+      });
     }
     return sent;
   }
@@ -66,8 +87,7 @@ export class Transactions {
       [userId, deviceId, Date.now() - MAX_AGE, PER_DEVICE],
     );
     const sent: Sent = new LRUCache({ max: PER_DEVICE });
-    for (const row of rows.reverse())
-      sent.set(`${row.roomId} ${row.type} ${row.txnId}`, Promise.resolve(row.eventId));
+    for (const row of rows.reverse()) sent.set(`${row.roomId} ${row.type} ${row.txnId}`, row.eventId);
     return sent;
   }
 }

@@ -10,7 +10,10 @@ interface Row {
   readonly counts: string;
 }
 
-/** The table `unread_counts`: counts as of some position, from which on they can be counted up again. */
+/**
+ * The table `unread_counts`: counts as of some position, from which on they can be counted up again. Every process
+ * counts for itself, and stores what is newer than what is there.
+ */
 export class UnreadStore {
   readonly #db: Queryable;
   readonly #writes = new Batcher<Row>((rows) => this.#store(rows));
@@ -52,7 +55,8 @@ export class UnreadStore {
         text: `INSERT INTO unread_counts (user_id, room, pos, joined_pos, counts)
                SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
                ON CONFLICT (user_id, room) DO UPDATE SET pos = EXCLUDED.pos,
-                 joined_pos = EXCLUDED.joined_pos, counts = EXCLUDED.counts`,
+                 joined_pos = EXCLUDED.joined_pos, counts = EXCLUDED.counts
+               WHERE (unread_counts.joined_pos, unread_counts.pos) < (EXCLUDED.joined_pos, EXCLUDED.pos)`,
       },
       [
         last.map(({ userId }) => userId),

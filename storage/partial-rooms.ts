@@ -30,12 +30,11 @@ export async function storePartialRoom(
   );
 }
 
-/** Ids of the rooms whose members are still being fetched. */
-export async function partialRoomIds(db: Queryable): Promise<string[]> {
-  const rows = await db.query<{ roomId: string }>(
-    'SELECT r.room_id AS "roomId" FROM partial_rooms p JOIN rooms r ON r.nid = p.room',
+/** The rooms whose members are still being fetched, with the servers said to be in them. */
+export function partialRooms(db: Queryable): Promise<Array<{ roomId: string; servers: string[] }>> {
+  return db.query(
+    'SELECT r.room_id AS "roomId", p.servers FROM partial_rooms p JOIN rooms r ON r.nid = p.room',
   );
-  return rows.map(({ roomId }) => roomId);
 }
 
 export interface MemberRow {

@@ -91,7 +91,7 @@ export async function composeCore(
     signingKey,
     cluster,
     redactedOriginals: keepMs > 0 ? new RedactedOriginals(db, keepMs) : undefined,
-    erased: new ErasedUsers(db, serverName),
+    erased: new ErasedUsers(db, serverName, cluster),
     policies: new RoomPolicies(),
   });
   const memberships = new Memberships(db, rooms);

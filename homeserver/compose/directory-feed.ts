@@ -20,7 +20,9 @@ export class DirectoryFeed {
     this.#rooms = rooms;
     this.#directory = directory;
     this.#log = log;
-    rooms.parts.stream.subscribe((_pos, { roomId, memberships }) => {
+    // By the process that has stored the join; if it dies on the way they are entered when they are next seen.
+    rooms.parts.stream.subscribe((_pos, { roomId, memberships, isFromElsewhere }) => {
+      if (isFromElsewhere) return;
       for (const { userId, after } of memberships)
         if (after === 'join' && serverNameOf(userId) !== rooms.parts.serverName) this.#note(userId, roomId);
     });

@@ -6,6 +6,7 @@ import { RendezvousSessions } from '@trellis/client-api/rendezvous-sessions.ts';
 import { rtcTransportsRoutes } from '@trellis/client-api/rtc-transports.ts';
 import type { SyncSources } from '@trellis/client-api/sync/sources.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { followMissed } from '@trellis/rooms/missed-events.ts';
 import { RelatedRedactions } from '@trellis/rooms/related-redactions.ts';
 import { StickyEvents } from '@trellis/rooms/sticky-events.ts';
 import type { AccountData } from '@trellis/users/account-data.ts';
@@ -38,10 +39,12 @@ export function composeExtensions(core: Core, parts: ExtensionParts) {
   const services = extensionServices(core, parts);
   const { received, relatedRedactions, profileChanges, sticky } = services;
   followOthers(core, parts, services);
-  const tidy = () =>
-    Promise.all([relatedRedactions.prune(), core.rooms.parts.redactedOriginals?.removeExpired()]).catch(
+  const tidy = async () => {
+    if (!core.cluster.owns('task', 'tidy-rooms')) return;
+    await Promise.all([relatedRedactions.prune(), core.rooms.parts.redactedOriginals?.removeExpired()]).catch(
       (err: unknown) => core.log.warn({ err }, 'removing what has expired failed'),
     );
+  };
   const timer = setInterval(tidy, TIDY_MS).unref();
   core.onReady(async () => {
     await Promise.all([sticky.start(), relatedRedactions.start()]);
@@ -106,14 +109,24 @@ function followOthers(
   deactivation.onDeactivated(async (userId) => {
     await rooms.parts.redactedOriginals?.erase(userId);
   });
-  if (config.rooms.forget_on_leave)
-    rooms.parts.stream.subscribe((_pos, { roomId, memberships: changes }) => {
-      for (const { userId, after } of changes)
-        if ((after === 'leave' || after === 'ban') && serverNameOf(userId) === serverName)
-          memberships
-            .forget(userId, roomId)
-            .catch((err: unknown) => log.warn({ err }, 'a room that was left is not forgotten'));
-    });
+  if (!config.rooms.forget_on_leave) return;
+  const failed = (err: unknown) => log.warn({ err }, 'a room that was left is not forgotten');
+  const forget = async (roomId: string, userId: string, membership: unknown) => {
+    if ((membership === 'leave' || membership === 'ban') && serverNameOf(userId) === serverName)
+      await memberships.forget(userId, roomId);
+  };
+  // By the process that has stored the leave.
+  rooms.parts.stream.subscribe((_pos, { roomId, memberships: changes, isFromElsewhere }) => {
+    if (isFromElsewhere) return;
+    for (const { userId, after } of changes) forget(roomId, userId, after).catch(failed);
+  });
+  followMissed(
+    rooms,
+    async ({ roomId, type, stateKey, content }) => {
+      if (type === 'm.room.member') await forget(roomId, stateKey!, content.membership);
+    },
+    failed,
+  );
 }
 
 function withReceived(others: SyncSources['receipts'], received: ReceivedReceipts): SyncSources['receipts'] {

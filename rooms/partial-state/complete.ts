@@ -6,7 +6,7 @@ import { STATUS_CODES } from '@trellis/storage/events.ts';
 import { type MemberRow, replaceStates, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { membershipRow, relationOf } from '../append.ts';
+import { conclude, membershipRow, relationOf } from '../append.ts';
 import { applyRedaction } from '../redactions.ts';
 import { type Member, memberFromEvent, type Room } from '../room.ts';
 import type { EventChange, Rooms } from '../rooms.ts';
@@ -76,14 +76,14 @@ class Completion {
   }
 
   async run(): Promise<void> {
-    const { stream, events, writer } = this.#rooms.parts;
+    const { events, writer } = this.#rooms.parts;
     const { state, extremities } = this.#replay;
     const room = this.#room;
     const changed = [...this.#replay.events.values()].filter(isChanged);
     const accepted = changed.filter(
       ({ event, status }) => status === 'accepted' && event.status !== 'accepted',
     );
-    const pos = await stream.reserve();
+    const pos = await this.#rooms.nextPosition(room.roomId);
     try {
       const members = await this.#membersNow(pos);
       const gone = [...room.members()].map(([userId]) => userId).filter((userId) => !members.has(userId));
@@ -106,10 +106,11 @@ class Completion {
       const change = this.#switch(members, gone, pos);
       room.timeline.reset(Math.max(room.timeline.from, (tail.at(-1)?.pos ?? pos) - 1), tail.reverse());
       this.#rooms.partial.end(room.roomId);
-      await stream.complete(pos, [change]);
+      await this.#rooms.changed(room.roomId, { eventIds: changed.map(({ event }) => event.eventId) });
+      await conclude(this.#rooms, pos, [change]);
     } catch (error) {
-      await stream.complete(pos, []);
       this.#rooms.drop(room);
+      await conclude(this.#rooms, pos, []);
       throw error;
     }
   }

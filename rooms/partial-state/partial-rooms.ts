@@ -41,6 +41,10 @@ export class PartialRooms {
     return false;
   }
 
+  get roomIds(): Iterable<string> {
+    return this.#servers.keys();
+  }
+
   get isAny(): boolean {
     return this.#servers.size > 0;
   }

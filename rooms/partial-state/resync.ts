@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { partialRoomIds, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
+import { partialRooms, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
+import { announce } from '../announce.ts';
 import type { Receiver } from '../receive.ts';
 import type { Room } from '../room.ts';
 import type { Rooms } from '../rooms.ts';
@@ -24,27 +25,88 @@ const MAX_SERVERS = 20;
 const RETRY_MS = 2_000;
 const MAX_RETRY_MS = 5 * 60_000;
 
+/** What processes tell each other: of which room members are being fetched; no servers when they are no longer. */
+interface Told {
+  readonly roomId: string;
+  readonly servers: readonly string[] | null;
+}
+
 /**
  * Fetches the members of rooms that this server has joined without being told them, from any server of the room that
  * has them, and goes on with that after a restart. Until then the room is used with what is known of it.
+ *
+ * Of several processes the one whose the room is does this, until it is another's; all know of it.
  */
 export class Resync {
   readonly #parts: ResyncParts;
-  readonly #running = new Set<string>();
+  readonly #running = new Map<string, AbortController>();
   readonly #closing = new AbortController();
+  /** Rooms that began or ceased to be partial, as far as that was heard. */
+  #changes = 0;
 
   constructor(parts: ResyncParts) {
     this.#parts = parts;
+    const { rooms } = parts;
+    const { cluster, stream } = rooms.parts;
+    cluster.serve(
+      'room.resync',
+      async (_none, roomId) => {
+        await this.#begin(roomId);
+        return undefined;
+      },
+      { drained: false },
+    );
+    cluster.onAnnounce('partial-rooms', (told: Told) => this.#hear(told));
+    stream.subscribe((_pos, { roomId, resynced, isFromElsewhere }) => {
+      if (resynced && isFromElsewhere) this.#hear({ roomId, servers: null });
+    });
+    cluster.onGap(() => void this.#takeUp());
+    cluster.onHandover({
+      release: (lost) => {
+        for (const [roomId, stop] of this.#running) if (lost('room', roomId)) stop.abort();
+      },
+      take: () => void this.#takeUp(),
+    });
   }
 
   /** Takes up what the last run of the server has left. */
-  async start(): Promise<void> {
-    const { rooms } = this.#parts;
-    for (const roomId of await partialRoomIds(rooms.parts.db)) this.begin(roomId);
+  start(): Promise<void> {
+    return this.#takeUp();
   }
 
   close(): void {
     this.#closing.abort();
+    for (const stop of this.#running.values()) stop.abort();
+  }
+
+  #hear({ roomId, servers }: Told): void {
+    this.#changes++;
+    const { partial } = this.#parts.rooms;
+    if (servers) partial.begin(roomId, servers);
+    else partial.end(roomId);
+  }
+
+  /** Learns which rooms are partial, and begins with those that are this process's. */
+  async #takeUp(): Promise<void> {
+    const { rooms, log } = this.#parts;
+    while (!this.#closing.signal.aborted)
+      try {
+        const changes = this.#changes;
+        const found = await partialRooms(rooms.parts.db);
+        if (changes !== this.#changes) continue;
+        const still = new Set(found.map(({ roomId }) => roomId));
+        for (const roomId of [...rooms.partial.roomIds]) if (!still.has(roomId)) rooms.partial.end(roomId);
+        for (const { roomId, servers } of found) rooms.partial.begin(roomId, servers);
+        for (const { roomId } of found) if (rooms.parts.cluster.owns('room', roomId)) this.#run(roomId);
+        return;
+      } catch (err) {
+        log.warn({ err }, 'which rooms lack members could not be read');
+        await delay(RETRY_MS, undefined, { signal: this.#closing.signal, ref: false }).catch(() => {});
+      }
+  }
+
+  #tell(told: Told): Promise<void> {
+    return announce(this.#parts.rooms.parts.cluster, 'partial-rooms', { ...told });
   }
 
   /** For `RemoteMembershipByHandshake`: where device lists are when a room is joined. */
@@ -54,41 +116,63 @@ export class Resync {
 
   /** Rooms whose members are being fetched. */
   get roomIds(): ReadonlySet<string> {
-    return this.#running;
+    return new Set(this.#running.keys());
   }
 
-  begin(roomId: string): void {
+  /** Resolves when all processes know that members are missing; fetching them goes on. */
+  async begin(roomId: string): Promise<void> {
+    await this.#parts.rooms.parts.cluster.call('room', roomId, 'room.resync', null);
+  }
+
+  async #begin(roomId: string): Promise<void> {
+    const partial = (await this.#parts.rooms.get(roomId))?.partial;
+    if (!partial) return;
+    await this.#tell({ roomId, servers: partial.servers });
+    this.#run(roomId);
+  }
+
+  #run(roomId: string): void {
     if (this.#running.has(roomId)) return;
-    this.#running.add(roomId);
-    this.#run(roomId)
+    const stop = new AbortController();
+    this.#running.set(roomId, stop);
+    this.#fetch(roomId, stop.signal)
       .catch((err: unknown) => {
-        if (!this.#closing.signal.aborted)
+        if (!stop.signal.aborted)
           this.#parts.log.warn({ err, roomId }, 'fetching the members of a room has ended');
       })
-      .finally(() => this.#running.delete(roomId));
+      .finally(() => {
+        this.#running.delete(roomId);
+        // It may have come back meanwhile.
+        if (stop.signal.aborted) void this.#takeUp();
+      });
   }
 
-  async #run(roomId: string): Promise<void> {
+  async #fetch(roomId: string, signal: AbortSignal): Promise<void> {
     const { rooms, log, retryMs = RETRY_MS } = this.#parts;
     const begun = performance.now();
+    let servers: readonly string[] | undefined;
     for (let wait = retryMs; ; wait = Math.min(wait * 2, MAX_RETRY_MS)) {
       const room = await rooms.get(roomId);
+      signal.throwIfAborted();
       if (!room?.partial) break;
-      rooms.partial.begin(roomId, room.partial.servers);
-      if (await this.#round(room)) continue;
+      if (servers !== room.partial.servers) {
+        servers = room.partial.servers;
+        await this.#tell({ roomId, servers });
+      }
+      if (await this.#round(room, signal)) continue;
       if (!(await rooms.require(roomId)).isResident && (await this.#giveUp(roomId))) break;
-      await delay(wait, undefined, { signal: this.#closing.signal, ref: false });
+      await delay(wait, undefined, { signal, ref: false });
     }
-    rooms.partial.end(roomId);
+    await this.#tell({ roomId, servers: null });
     log.info({ roomId, ms: Math.round(performance.now() - begun) }, 'the state of a room is complete');
   }
 
   /** Whether there is any progress. */
-  async #round(room: Room): Promise<boolean> {
+  async #round(room: Room, signal: AbortSignal): Promise<boolean> {
     const partial = room.partial!;
     const servers = new Set([partial.server, ...partial.servers, ...room.otherServers]);
     for (const server of [...servers].slice(0, MAX_SERVERS)) {
-      this.#closing.signal.throwIfAborted();
+      signal.throwIfAborted();
       const done = await this.#attempt(room, partial, server, [...servers]).catch((err: unknown) => {
         this.#parts.log.warn({ err, roomId: room.roomId, server }, 'the members of a room could not be had');
         return false;
@@ -130,6 +214,7 @@ export class Resync {
       if (room.isResident) return false;
       await storePartialRoom(rooms.parts.db, room.nid, undefined);
       room.setPartial(undefined);
+      await rooms.changed(roomId);
       return true;
     });
   }
