@@ -34,7 +34,10 @@ export class RedisWire {
   #node = 0;
   #nodes: readonly RedisNode[];
   #timer: NodeJS.Timeout | undefined;
+  /** Since the last look: what came back of the own, anything at all, and answers to what was published. */
   #echoed = false;
+  #heard = false;
+  #answered = false;
   #deafLooks = 0;
 
   constructor(parts: WireParts) {
@@ -62,7 +65,11 @@ export class RedisWire {
     if (!this.#up) return;
     // What got lost is repeated by those who have sent it.
     this.#publisher!.publish(channel, bytes).then(
-      (receivers) => this.#nodes.length === 0 && absent?.(receivers === 0),
+      (receivers) => {
+        this.#answered = true;
+        // In a Cluster only those at the same node are counted.
+        if (this.#nodes.length === 0) absent?.(receivers === 0);
+      },
       () => {},
     );
   }
@@ -70,9 +77,13 @@ export class RedisWire {
   /** To be called at regular times. @returns whether what was published since the last time came through */
   look(): boolean {
     const works = this.#up && this.#echoed;
+    // Behind much that comes in, the own may be late.
+    const isDeaf = !works && !(this.#heard && this.#answered);
     this.#echoed = false;
+    this.#heard = false;
+    this.#answered = false;
     if (this.#up) {
-      this.#deafLooks = works ? 0 : this.#deafLooks + 1;
+      this.#deafLooks = isDeaf ? this.#deafLooks + 1 : 0;
       if (this.#deafLooks > DEAF_LOOKS) {
         this.#parts.log?.warn({}, 'Redis does not pass on what is published; connecting anew');
         this.#fail();
@@ -138,6 +149,7 @@ export class RedisWire {
 
   #received(bytes: Buffer): void {
     if (this.#closed) return;
+    this.#heard = true;
     if (bytes[0] !== TYPE.echo) this.#parts.packet(bytes);
     else if (bytes.subarray(2).equals(this.#token)) this.#echoed = true;
   }

@@ -15,7 +15,7 @@ export interface WatchParts<W extends Watched> {
   beat(peer: W): void;
   /** A limit has passed. Called again with each tick after it. */
   silent(peer: W): void;
-  /** Before all else in a tick. */
+  /** Before it is told who is silent. */
   tick?(): void;
   /** How much this tick counts against a peer; 1 where it is not given. */
   weight?(peer: W): number;
@@ -30,6 +30,7 @@ export class Watch<W extends Watched> {
   readonly #timer: NodeJS.Timeout;
   readonly #interval: number;
   #ticked = performance.now();
+  #stopped = false;
 
   constructor(limit: number, parts: WatchParts<W>) {
     this.#parts = parts;
@@ -39,19 +40,29 @@ export class Watch<W extends Watched> {
   }
 
   stop(): void {
+    this.#stopped = true;
     clearInterval(this.#timer);
   }
 
   #tick(): void {
-    const { peers, beat, silent, tick, weight } = this.#parts;
+    const { peers, beat } = this.#parts;
     const now = performance.now();
     // To the others it is the time that counts, not whether it was lived through.
     const passed = Math.max(1, Math.round((now - this.#ticked) / this.#interval));
     this.#ticked = now;
-    tick?.();
-    for (const peer of [...peers()]) {
+    for (const peer of peers()) {
       peer.ticksUnsaid += passed;
       if (peer.ticksUnsaid >= BEAT) beat(peer);
+    }
+    // In between, what has come meanwhile is read.
+    setImmediate(() => this.#judge());
+  }
+
+  #judge(): void {
+    if (this.#stopped) return;
+    const { peers, silent, tick, weight } = this.#parts;
+    tick?.();
+    for (const peer of [...peers()]) {
       peer.ticksUnheard += weight ? weight(peer) : 1;
       if (peer.ticksUnheard > TICKS) silent(peer);
     }
