@@ -3,6 +3,7 @@ import type { ClusterMember } from '@trellis/cluster/member.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import { indexStateEvents } from '@trellis/rooms/auth-chain.ts';
 import { ErasedUsers } from '@trellis/rooms/erased-users.ts';
+import { eventChangeCodec } from '@trellis/rooms/event-change-codec.ts';
 import { Memberships } from '@trellis/rooms/memberships.ts';
 import { Notifier } from '@trellis/rooms/notifier.ts';
 import { RoomPolicies } from '@trellis/rooms/policy-servers.ts';
@@ -77,7 +78,7 @@ export async function composeCore(
   const snapshots = new StateSnapshots(db, ids);
   const fence = member && { memberId: member.self, term: () => member.term() };
   const writer = new EventWriter(db, snapshots, indexStateEvents, fence);
-  const stream = newStream<EventChange>('events');
+  const stream = newStream<EventChange>('events', eventChangeCodec);
   const streams = Object.fromEntries(STREAMS.map((name) => [name, newStream(name)])) as unknown as Streams;
   const { keep_redacted_ms: keepMs } = config.rooms;
   const rooms = new Rooms({
