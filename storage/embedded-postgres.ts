@@ -54,18 +54,20 @@ interface Runtime {
  *
  * @param durable false for tests that need no safety from power cuts
  * @param connections how many it is to bear
+ * @param more further settings of PostgreSQL, for tests
  */
 export async function startEmbeddedPostgres(
   dataDir: string,
   durable = true,
   connections = 100,
+  more: Readonly<Record<string, string>> = {},
 ): Promise<EmbeddedPostgres> {
   const runtime = await prepare(resolve(dataDir));
   await stopLeftover(runtime.dataDir);
   if (!(await readdir(runtime.dataDir)).includes('PG_VERSION')) initialise(runtime);
   for (let attempt = 1; ; attempt++) {
     try {
-      return await start(runtime, durable, connections);
+      return await start(runtime, durable, { max_connections: String(connections), ...more });
     } catch (error) {
       // Processes of one that was killed a moment ago may still be ending.
       if (attempt === START_ATTEMPTS || !/lock file|shared memory/.test(String(error))) throw error;
@@ -82,18 +84,22 @@ export async function runningEmbeddedPostgres(dataDir: string): Promise<pg.PoolC
   return { host: socketDir, ...DATABASE };
 }
 
-async function start(runtime: Runtime, durable: boolean, connections: number): Promise<EmbeddedPostgres> {
+async function start(
+  runtime: Runtime,
+  durable: boolean,
+  more: Readonly<Record<string, string>>,
+): Promise<EmbeddedPostgres> {
   const socketDir = await mkdtemp(join(tmpdir(), SOCKET_DIR));
   if (runtime.options.uid !== undefined) await chown(socketDir, NOBODY, NOBODY);
   const settings: Record<string, string> = {
     listen_addresses: '',
     unix_socket_directories: socketDir,
     jit: 'off',
-    max_connections: String(connections),
     shared_buffers: '128MB',
     max_wal_size: '1GB',
   };
   if (!durable) Object.assign(settings, { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' });
+  Object.assign(settings, more);
   const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const server = spawnWatched(socketDir, runtime, [
     join(runtime.native, 'bin', 'postgres'),
