@@ -1,8 +1,8 @@
 // `npm test`: types, format and lint, then every test. With file names, only those tests, in detail.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { ensureInstalled, findNode, root } from './launch-tools.mjs';
 
 ensureInstalled();
@@ -10,6 +10,17 @@ const node = findNode();
 const modules = join(root, 'node_modules');
 // A test may take minutes (the first one with Synapse installs it); what hangs is to end in a time.
 const TEST = ['--test', '--test-concurrency=2', '--test-timeout=600000'];
+
+/** The black-box tests that are run on one process only, and why. */
+const ONE_PROCESS = {
+  'chaos.test.ts': 'kills and pauses whole servers, and changes the clock of each',
+  'crash.test.ts': 'is about what PostgreSQL has when it is killed as well',
+  'openapi.test.ts': 'is about which operations there are',
+  'routes.test.ts': 'is about which operations there are',
+  'synapse.test.ts': 'is about another implementation',
+  'walkthrough.test.ts': 'is about what the README says',
+};
+const PROCESSES = 4;
 
 const scratch = mkdtempSync(join(tmpdir(), 'trellis-test-all-'));
 // Where tests write down which operations of the specification they saw succeed.
@@ -19,14 +30,43 @@ process.env.TRELLIS_OPENAPI_SEEN = seen;
 // The counts are to be the last that is said.
 const counts = join(scratch, 'counts');
 process.on('exit', () => {
-  if (existsSync(counts)) process.stdout.write(readFileSync(counts, 'utf8'));
+  if (existsSync(counts)) process.stdout.write(summary(readFileSync(counts, 'utf8')));
   rmSync(scratch, { recursive: true, force: true });
 });
 
 function run(title, ...args) {
+  runWith({}, title, ...args);
+}
+
+function runWith(env, title, ...args) {
   console.log(`# ${title}`);
-  const { status } = spawnSync(node, args, { cwd: root, stdio: 'inherit' });
+  const { status } = spawnSync(node, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } });
   if (status !== 0) process.exit(status ?? 1);
+}
+
+/** Of all runs together: a line of JSON for each. */
+function summary(lines) {
+  const sums = {};
+  for (const line of lines.trim().split('\n'))
+    for (const [name, value] of Object.entries(JSON.parse(line))) sums[name] = (sums[name] ?? 0) + value;
+  return `\n${Object.entries(sums)
+    .map(([name, value]) => `ℹ ${name} ${value}\n`)
+    .join('')}`;
+}
+
+/** The black-box tests again, on servers of several processes that meet in a real Redis. */
+function runOnSeveral(...options) {
+  const named = process.env.TRELLIS_REDIS_SERVER;
+  const redis = named ?? 'redis-server';
+  if (spawnSync(redis, ['--version']).status !== 0) {
+    const why = named ? `${named} is none` : 'none is installed (Debian: redis-server)';
+    return console.log(`# SKIPPED: the tests on ${PROCESSES} processes need a redis-server: ${why}`);
+  }
+  const files = globSync('complement-tests/*.test.ts', { cwd: root }).filter(
+    (file) => !(basename(file) in ONE_PROCESS),
+  );
+  const env = { TRELLIS_PROCESSES: String(PROCESSES), TRELLIS_REDIS_SERVER: redis };
+  runWith(env, `black-box tests on ${PROCESSES} processes`, ...options, ...files.sort());
 }
 
 const files = process.argv.slice(2);
@@ -38,6 +78,7 @@ if (files.length > 0) {
   const reporter = `--test-reporter=${join(root, 'homeserver', 'test-report.mjs')}`;
   process.env.TRELLIS_TEST_COUNTS = counts;
   run('tests', ...TEST, reporter, 'complement-tests/*.test.ts', '*/test/**/*.test.ts');
+  runOnSeveral(...TEST, reporter);
   run(
     'operations of the specification',
     join(root, 'complement-tests', 'harness', 'openapi-report.ts'),

@@ -1,5 +1,5 @@
 // How `npm test` reports: a line for each file when it is done, failures in full, node's own summary at the end.
-import { globSync, writeFileSync } from 'node:fs';
+import { appendFileSync, globSync } from 'node:fs';
 import { relative } from 'node:path';
 import { inspect } from 'node:util';
 
@@ -37,12 +37,12 @@ export default async function* report(source) {
   }
 }
 
-/** Into a file for whoever runs more than the tests. */
-function tell(counts) {
+/** Into a file for whoever runs more than these tests. */
+function tell(sums) {
   const file = process.env.TRELLIS_TEST_COUNTS;
-  if (!file) return [counts];
-  writeFileSync(file, counts);
-  return [];
+  if (file) appendFileSync(file, `${JSON.stringify(sums)}\n`);
+  const lines = Object.entries(sums).map(([name, value]) => `ℹ ${name} ${value}\n`);
+  return file ? [] : [`\n${lines.join('')}`];
 }
 
 function note(skipped, { file, name, skip }) {
@@ -70,8 +70,5 @@ function fileLine(done, total, { file, counts, duration_ms, success }, reasons) 
 
 function summary({ counts, duration_ms }) {
   const { tests, suites, passed, failed, cancelled, skipped, todo } = counts;
-  const lines = { tests, suites, pass: passed, fail: failed, cancelled, skipped, todo, duration_ms };
-  return `\n${Object.entries(lines)
-    .map(([name, value]) => `ℹ ${name} ${value}\n`)
-    .join('')}`;
+  return { tests, suites, pass: passed, fail: failed, cancelled, skipped, todo, duration_ms };
 }

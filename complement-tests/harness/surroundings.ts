@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { freePort } from './ports.ts';
 
@@ -8,9 +7,8 @@ const START_LIMIT_MS = 30_000;
 
 /** The Redis to test with: the one named in the environment, or the one that is installed. */
 export function redisServer(): string | undefined {
-  const named = process.env.TRELLIS_REDIS_SERVER;
-  if (named) return existsSync(named) ? named : undefined;
-  return spawnSync('redis-server', ['--version']).status === 0 ? 'redis-server' : undefined;
+  const program = process.env.TRELLIS_REDIS_SERVER ?? 'redis-server';
+  return spawnSync(program, ['--version']).status === 0 ? program : undefined;
 }
 
 /** What processes on several machines share: a PostgreSQL and a Redis. */
