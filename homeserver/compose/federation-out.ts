@@ -38,6 +38,7 @@ export function composeFederationOut(core: Core, transport: FederationTransport)
     connect({ deviceLists, presence }) {
       const started = new FederationQueues({
         store,
+        cluster: core.cluster,
         client,
         rooms,
         memberships,
