@@ -3,6 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { contentPath } from './content-path.ts';
 import type { MediaStore, StagedContent } from './media-store.ts';
 import { S3Client, S3Error, type S3Options } from './s3-client.ts';
+import { MAX_OBJECT_BYTES } from './s3-limits.ts';
 import { Spool, type Spooled } from './spool.ts';
 
 export interface S3StoreOptions extends S3Options {
@@ -11,9 +12,6 @@ export interface S3StoreOptions extends S3Options {
   /** Where content waits until it is known what it hashes to. */
   readonly spoolFolder: string;
 }
-
-/** What S3 takes in one piece. */
-export const MAX_OBJECT_BYTES = 5 * 1024 ** 3;
 
 /** Media in a bucket of an S3-compatible store. */
 export class S3Store implements MediaStore {

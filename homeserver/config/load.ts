@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { ROLES } from '@trellis/cluster/cluster.ts';
-import { MAX_OBJECT_BYTES } from '@trellis/media/s3-store.ts';
+import { MAX_OBJECT_BYTES } from '@trellis/media/s3-limits.ts';
 import { knownRoomVersions } from '@trellis/protocol/room-versions.ts';
 import { Value } from 'typebox/value';
 import { parse, YAMLParseError } from 'yaml';

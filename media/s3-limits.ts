@@ -1,0 +1,2 @@
+/** What S3 takes in one piece. */
+export const MAX_OBJECT_BYTES = 5 * 1024 ** 3;
