@@ -1,11 +1,12 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import { signedText, signingServers } from '@trellis/protocol/make-event.ts';
-import { signableText, verifyKey, verifySignatureAsync } from '@trellis/protocol/signing.ts';
+import { signableText } from '@trellis/protocol/signing.ts';
 import { LRUCache } from 'lru-cache';
-import { type KeyFetcher, limitConcurrency } from './key-fetcher.ts';
+import type { KeyFetcher } from './key-fetcher.ts';
 import { type ServerKey, signaturesOf } from './key-response.ts';
 import type { KeyStore } from './key-store.ts';
+import { type Claim, Signatures } from './signatures.ts';
 
 /** A signature that is missing, by a key that is not valid, or wrong. */
 export class SignatureError extends Error {
@@ -32,7 +33,6 @@ interface KeyNeed {
 }
 
 const FETCHES_AT_A_TIME = 32;
-const VERIFICATIONS_AT_A_TIME = 64;
 /** Signatures of one server looked at on one event. */
 const MAX_SIGNATURES = 10;
 
@@ -44,6 +44,7 @@ export class KeyRing {
   readonly #fetcher: KeyFetcher;
   readonly #distrusted: ReadonlySet<string>;
   readonly #clock: () => number;
+  readonly #signatures = new Signatures();
   /** Texts whose signature was right lately: transactions are sent again, events come by several ways. */
   readonly #verified = new LRUCache<string, true>({ max: 20_000 });
 
@@ -84,11 +85,15 @@ export class KeyRing {
     const keys = await this.#keys(
       needs.flatMap((of) => of.flatMap(({ candidates }) => candidates.map(({ need }) => need))),
     );
-    const results = new Map<string, Error | undefined>();
-    await limitConcurrency(VERIFICATIONS_AT_A_TIME, events.entries(), async ([index, event]) => {
-      results.set(event.eventId, await this.#verifyEvent(event, needs[index]!, keys));
-    });
-    return results;
+    const right = await this.#verifyClaims(
+      events.flatMap((event, i) => this.#claims(event, needs[i]!, keys)),
+    );
+    return new Map(
+      events.map((event, i) => [
+        event.eventId,
+        this.#judge(event, needs[i]!, keys, right.get(event) ?? new Set()),
+      ]),
+    );
   }
 
   /** Checks that `server` has signed a JSON object with a key that is in use. */
@@ -97,10 +102,11 @@ export class KeyRing {
     const candidates = signaturesOf(object, server).slice(0, MAX_SIGNATURES);
     const needs = candidates.map(([keyId]) => ({ server, keyId, validAt: this.#clock(), inUse: true }));
     const keys = await this.#keys(needs);
-    for (const [index, [, signature]] of candidates.entries()) {
+    const claims = candidates.flatMap(([, signature], index): Claim[] => {
       const key = this.#acceptable(keys, needs[index]!);
-      if (key && (await isSignatureAsync(key.publicKey, text, signature))) return;
-    }
+      return key ? [[key.publicKey, text, signature]] : [];
+    });
+    if ((await this.#signatures.verify(claims)).includes(true)) return;
     throw new SignatureError(`no valid signature by ${server}`);
   }
 
@@ -110,34 +116,61 @@ export class KeyRing {
     const key = this.#acceptable(await this.#keys([need], true), need);
     if (!key)
       throw new MatrixError(401, 'M_UNAUTHORIZED', `No valid key ${keyId} of ${origin} could be found`);
-    if (!(await isSignatureAsync(key.publicKey, text, signature)))
+    const [isRight] = await this.#signatures.verify([[key.publicKey, text, signature]]);
+    if (!isRight)
       throw new MatrixError(401, 'M_UNAUTHORIZED', `The request's signature by ${origin} is wrong`);
   }
 
-  async #verifyEvent(
+  /** What is to be verified of an event, beside what was lately. */
+  #claims(event: RoomEvent, needed: readonly NeededSignature[], keys: Keys): MarkedClaim[] {
+    const claims: MarkedClaim[] = [];
+    let text: string | undefined;
+    for (const { candidates } of needed)
+      for (const candidate of candidates) {
+        const key = this.#acceptable(keys, candidate.need);
+        if (!key) continue;
+        const mark = markOf(event, candidate, key);
+        // Event ids of room versions 1 and 2 do not stand for the content.
+        if (event.version.eventIds !== 'server' && this.#verified.has(mark)) continue;
+        text ??= signedText(event.pdu, event.version);
+        claims.push({ event, mark, claim: [key.publicKey, text, candidate.signature] });
+      }
+    return claims;
+  }
+
+  /** @returns the marks of those that are true */
+  async #verifyClaims(claims: readonly MarkedClaim[]): Promise<Map<RoomEvent, Set<string>>> {
+    const verdicts = await this.#signatures.verify(claims.map(({ claim }) => claim));
+    const right = new Map<RoomEvent, Set<string>>();
+    for (const [i, { event, mark }] of claims.entries()) {
+      if (!verdicts[i]) continue;
+      const marks = right.get(event);
+      if (marks) marks.add(mark);
+      else right.set(event, new Set([mark]));
+      this.#verified.set(mark, true);
+    }
+    return right;
+  }
+
+  #judge(
     event: RoomEvent,
     needed: readonly NeededSignature[],
     keys: Keys,
-  ): Promise<Error | undefined> {
-    const text = signedText(event.pdu, event.version);
+    marks: ReadonlySet<string>,
+  ): Error | undefined {
+    const { eventId, version } = event;
     for (const { server, candidates } of needed) {
-      if (candidates.length === 0) return new SignatureError(`${event.eventId} is not signed by ${server}`);
-      let verified = false;
-      let found = false;
-      for (const { need, signature } of candidates) {
-        const key = this.#acceptable(keys, need);
-        if (!key) continue;
-        found = true;
-        const mark = `${server} ${need.keyId} ${key.publicKey} ${signature} ${event.eventId}`;
-        // Event ids of room versions 1 and 2 do not stand for the content.
-        const known = event.version.eventIds !== 'server' && this.#verified.has(mark);
-        verified = known || (await isSignatureAsync(key.publicKey, text, signature));
-        if (verified && !known) this.#verified.set(mark, true);
-        if (verified) break;
-      }
-      if (!found)
-        return new SignatureError(`${event.eventId} is signed by no key of ${server} that is valid`);
-      if (!verified) return new SignatureError(`the signature of ${server} on ${event.eventId} is wrong`);
+      if (candidates.length === 0) return new SignatureError(`${eventId} is not signed by ${server}`);
+      const usable = candidates.flatMap((candidate) => {
+        const key = this.#acceptable(keys, candidate.need);
+        return key ? markOf(event, candidate, key) : [];
+      });
+      if (usable.length === 0)
+        return new SignatureError(`${eventId} is signed by no key of ${server} that is valid`);
+      const isRight = (mark: string) =>
+        marks.has(mark) || (version.eventIds !== 'server' && this.#verified.has(mark));
+      if (!usable.some(isRight))
+        return new SignatureError(`the signature of ${server} on ${eventId} is wrong`);
     }
     return undefined;
   }
@@ -170,16 +203,27 @@ export class KeyRing {
   }
 }
 
-async function isSignatureAsync(publicKey: string, text: string, signature: string): Promise<boolean> {
-  const key = verifyKey(publicKey);
-  return key !== undefined && verifySignatureAsync(key, text, signature);
-}
-
 type Keys = ReadonlyMap<string, ReadonlyMap<string, ServerKey>>;
+
+interface Candidate {
+  need: KeyNeed;
+  signature: string;
+}
 
 interface NeededSignature {
   server: string;
-  candidates: Array<{ need: KeyNeed; signature: string }>;
+  candidates: Candidate[];
+}
+
+/** A claim, and what stands for it among those that are known to be true. */
+interface MarkedClaim {
+  event: RoomEvent;
+  mark: string;
+  claim: Claim;
+}
+
+function markOf({ eventId }: RoomEvent, { need, signature }: Candidate, { publicKey }: ServerKey): string {
+  return `${need.server} ${need.keyId} ${publicKey} ${signature} ${eventId}`;
 }
 
 function neededSignatures(event: RoomEvent): NeededSignature[] {

@@ -65,9 +65,8 @@ function objectInOrder(object: object, mode: Mode, depth: number): unknown {
   const ordered: unknown[] = [];
   for (let i = 0; i < keys.length; i++) {
     const key = keys[i]!;
-    const first = key.charCodeAt(0);
-    // Keys like array indices come first in every object, and assigning `__proto__` makes no member.
-    if ((first >= 0x30 && first <= 0x39) || key === '__proto__') return AWKWARD;
+    // Assigning `__proto__` makes no member.
+    if (isIndex(key) || key === '__proto__') return AWKWARD;
     const member = members[key];
     const item = member === undefined ? undefined : inOrder(member, mode, depth + 1);
     if (item === AWKWARD) return AWKWARD;
@@ -78,6 +77,14 @@ function objectInOrder(object: object, mode: Mode, depth: number): unknown {
   const copy: Record<string, unknown> = {};
   for (let i = 0; i < keys.length; i++) copy[keys[i]!] = ordered[i];
   return copy;
+}
+
+/** Keys like array indices come first in every object. IP addresses, which servers are named by, are no such keys. */
+function isIndex(key: string): boolean {
+  const first = key.charCodeAt(0);
+  if (first < 0x30 || first > 0x39) return false;
+  const last = key.charCodeAt(key.length - 1);
+  return last >= 0x30 && last <= 0x39 && /^\d+$/.test(key);
 }
 
 /** The plain encoder, right for everything. */

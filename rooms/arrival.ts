@@ -22,20 +22,63 @@ export interface Arrival {
 /** Redactions of one event that are looked at. */
 const MAX_REDACTIONS = 10;
 
+interface ArrivalRow {
+  eventId: string;
+  kind: 'known' | 'awaited' | 'followed' | 'redacted';
+  /** The redaction. */
+  other: string | null;
+}
+
+/** What is here of several events, found by one look at the database. */
+export interface Arrivals {
+  readonly of: (event: RoomEvent) => Arrival;
+  /** Those that are in the database already, with or without a place. */
+  readonly known: ReadonlySet<string>;
+}
+
 export async function arrivalOf(rooms: Rooms, room: Room, event: RoomEvent): Promise<Arrival> {
-  const [row] = await rooms.parts.db.query<{ awaited: boolean; followed: boolean; redactions: string[] }>(
+  return (await arrivalsOf(rooms, room, [event])).of(event);
+}
+
+export async function arrivalsOf(rooms: Rooms, room: Room, events: readonly RoomEvent[]): Promise<Arrivals> {
+  const rows = await rooms.parts.db.query<ArrivalRow>(
     {
-      name: 'event-arrival',
-      text: `SELECT EXISTS (SELECT FROM backward_extremities WHERE room = $1 AND event_id = $2) AS awaited,
-                    EXISTS (SELECT FROM backward_extremities b JOIN events s ON s.event_id = b.successor
-                            WHERE b.room = $1 AND b.event_id = $2 AND s.status = 0) AS followed,
-                    ARRAY(SELECT event_id FROM relations WHERE room = $1 AND target = $2 AND rel_type = $3
-                          ORDER BY pos LIMIT ${MAX_REDACTIONS}) AS redactions`,
+      name: 'event-arrivals',
+      text: `SELECT event_id AS "eventId", 'known' AS kind, NULL AS other FROM events WHERE event_id = ANY($2)
+             UNION ALL
+             SELECT b.event_id, CASE WHEN s.status = 0 THEN 'followed' ELSE 'awaited' END, NULL
+             FROM backward_extremities b LEFT JOIN events s ON s.event_id = b.successor
+             WHERE b.room = $1 AND b.event_id = ANY($2)
+             UNION ALL
+             SELECT target, 'redacted', event_id FROM (
+               SELECT target, event_id, row_number() OVER (PARTITION BY target ORDER BY pos) AS n
+               FROM relations WHERE room = $1 AND target = ANY($2) AND rel_type = $3) AS redactions
+             WHERE n <= ${MAX_REDACTIONS}`,
     },
-    [room.nid, event.eventId, REDACTION],
+    [room.nid, events.map(({ eventId }) => eventId), REDACTION],
   );
-  const { awaited, followed, redactions } = row!;
-  return { awaited, followed, redactedBy: await effective(rooms, redactions, event) };
+  const byEvent = Map.groupBy(rows, ({ eventId }) => eventId);
+  const arrivals = new Map<string, Arrival>();
+  for (const event of events) {
+    const found = byEvent.get(event.eventId);
+    if (found) arrivals.set(event.eventId, await arrivalBy(rooms, event, found));
+  }
+  return {
+    of: ({ eventId }) => arrivals.get(eventId) ?? NOTHING,
+    known: new Set(rows.flatMap(({ eventId, kind }) => (kind === 'known' ? eventId : []))),
+  };
+}
+
+const NOTHING: Arrival = { awaited: false, followed: false, redactedBy: undefined };
+
+async function arrivalBy(rooms: Rooms, event: RoomEvent, rows: readonly ArrivalRow[]): Promise<Arrival> {
+  const followed = rows.some(({ kind }) => kind === 'followed');
+  const redactions = rows.flatMap(({ kind, other }) => (kind === 'redacted' && other ? other : []));
+  return {
+    awaited: followed || rows.some(({ kind }) => kind === 'awaited'),
+    followed,
+    redactedBy: await effective(rooms, redactions, event),
+  };
 }
 
 /** The event as it is to be kept: empty when its redaction came before it. */

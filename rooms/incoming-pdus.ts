@@ -275,11 +275,27 @@ export class IncomingPdus {
       room.version,
       verifier,
     );
-    const checked = new Map(unchecked.map((job, i) => [job, found[i]!]));
-    for (const job of jobs) {
+    const fresh = new Map(unchecked.map((job, i) => [job, found[i]!]));
+    const checked = jobs.map((job) => job.checked ?? fresh.get(job)!);
+    for (let i = 0; i < jobs.length; ) {
       if (this.#closed || queue.left) return;
-      await this.#done(job, await this.#processOne(origin, roomId, job.checked ?? checked.get(job)!));
+      const together = await this.#processRun(origin, roomId, checked.slice(i));
+      for (let end = i + together; i < end; i++) await this.#done(jobs[i]!, { eventId: checked[i]!.eventId });
+      if (together > 0) continue;
+      await this.#done(jobs[i]!, await this.#processOne(origin, roomId, checked[i]!));
+      i++;
     }
+  }
+
+  /** Takes in together what simply follows what is here, as most events do. @returns how many of the first ones */
+  async #processRun(origin: string, roomId: string, incoming: readonly Incoming[]): Promise<number> {
+    const { rooms, receiver } = this.#parts;
+    const end = incoming.findIndex(({ event }) => event?.roomId !== roomId);
+    const events = incoming.slice(0, end < 0 ? undefined : end).map(({ event }) => event!);
+    if (events.length < 2) return 0;
+    const room = await rooms.require(roomId);
+    if (!room.isResident || !(await isServerAllowed(rooms, room, origin))) return 0;
+    return receiver.receiveRun(roomId, events);
   }
 
   async #processOne(origin: string, roomId: string, incoming: Incoming): Promise<Incoming> {

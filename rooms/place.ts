@@ -4,9 +4,10 @@ import { type RoomEvent, splitStateKey, stateKeyOf } from '@trellis/protocol/eve
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { EventStatus, StoredEvent } from '@trellis/storage/stored-event.ts';
 import { type Append, type Appended, append } from './append.ts';
-import { type Arrival, arrivalOf, asArrived, settlement } from './arrival.ts';
+import { type Arrival, arrivalOf, arrivalsOf, asArrived, settlement } from './arrival.ts';
 import { loadState } from './auth-state.ts';
 import { withToldState } from './partial-state/told-state.ts';
+import { leadingRun } from './receive-run.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 import { type StatesAt, settled } from './state-at.ts';
@@ -39,7 +40,39 @@ export async function place(
   states: StatesAt,
   placement: Placement,
 ): Promise<Appended | 'store-first' | undefined> {
-  return rooms.exclusive(placement.event.roomId, (room) => new Placing(rooms, states, room, placement).run());
+  return rooms.exclusive(placement.event.roomId, async (room) => {
+    return new Placing(rooms, states, room, placement).run();
+  });
+}
+
+/**
+ * Places the first events that simply follow what is here (`leadingRun`), with one look at the database for all of
+ * them.
+ */
+export async function placeRun(
+  rooms: Rooms,
+  states: StatesAt,
+  roomId: string,
+  events: readonly RoomEvent[],
+): Promise<Appended[]> {
+  return rooms.exclusive(roomId, async (room) => {
+    const run = await leadingRun(rooms, room, events);
+    if (run.length < 2) return [];
+    const arrivals = await arrivalsOf(
+      rooms,
+      room,
+      run.map(({ event }) => event),
+    );
+    const all: Appended[] = [];
+    for (const placement of run) {
+      if (arrivals.known.has(placement.event.eventId)) break;
+      const arrival = arrivals.of(placement.event);
+      const placed = await new Placing(rooms, states, room, placement, arrival).run();
+      if (!placed || placed === 'store-first') break;
+      all.push(placed);
+    }
+    return all;
+  });
 }
 
 class Placing {
@@ -48,19 +81,22 @@ class Placing {
   readonly #room: Room;
   readonly #placement: Placement;
   readonly #event: RoomEvent;
+  readonly #fresh: Arrival | undefined;
 
-  constructor(rooms: Rooms, states: StatesAt, room: Room, placement: Placement) {
+  /** @param fresh given for an event that is not in the database in any way */
+  constructor(rooms: Rooms, states: StatesAt, room: Room, placement: Placement, fresh?: Arrival) {
     this.#rooms = rooms;
     this.#states = states;
     this.#room = room;
     this.#placement = placement;
     this.#event = placement.event;
+    this.#fresh = fresh;
   }
 
   async run(): Promise<Appended | 'store-first' | undefined> {
     const { events, ids } = this.#rooms.parts;
     const event = this.#event;
-    const known = await events.get(event.eventId);
+    const known = this.#fresh ? undefined : await events.get(event.eventId);
     if (known?.pos !== undefined) return { event: known, committed: this.#committed(known.eventId) };
     const prev = await this.#predecessors();
     if (!prev) return undefined;
@@ -68,7 +104,7 @@ class Placing {
     const stateBefore = await this.#stateBefore(prev);
     const status = await this.#judge(stateBefore);
     const nid = known?.nid ?? ids.next();
-    const arrival = await arrivalOf(this.#rooms, this.#room, event);
+    const arrival = this.#fresh ?? (await arrivalOf(this.#rooms, this.#room, event));
     const after =
       status === 'accepted' ? await this.#after(prev, stateBefore, nid, known, arrival) : undefined;
     if (after === 'store-first') return after;

@@ -3,7 +3,7 @@ import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { eventsBefore, missingPredecessors } from './gaps.ts';
 import { dependencies, rejectionByAuthEvents, storeOutliers } from './outliers.ts';
-import { type Placement, place, placedEvents } from './place.ts';
+import { type Placement, place, placedEvents, placeRun } from './place.ts';
 import { RemoteEvents, type RemoteEventsParts } from './remote-events.ts';
 import { RemoteStates } from './remote-state.ts';
 import type { Room } from './room.ts';
@@ -77,6 +77,21 @@ export class Receiver {
     const missing = await missingPredecessors(this.#parts, room, event);
     if (missing.length > 0 && !(await this.#fillGap(origin, room, event))) return undefined;
     return this.#authoriseAndPlace(origin, room, { event, ...options });
+  }
+
+  /**
+   * Takes in together as many of the first events as simply follow what is here: with one look at the database, and
+   * one commit.
+   *
+   * @returns how many; the one after these is for `receive`
+   */
+  async receiveRun(roomId: string, events: readonly RoomEvent[]): Promise<number> {
+    const { rooms } = this.#parts;
+    // 4. to 10.
+    const placed = await placeRun(rooms, this.states, roomId, events);
+    await Promise.all(placed.map(({ committed }) => committed));
+    if (placed.length > 0) this.#parts.onPlaced?.(roomId);
+    return placed.length;
   }
 
   /** @returns whether all predecessors of the event are here now */
