@@ -1,9 +1,8 @@
 import type { DatabaseHosts, HostClient } from './database-hosts.ts';
 import { saysAway } from './unavailable.ts';
 
-/** How long a statement may take before a look at whether the server is there at all, and between looks; in milliseconds. */
+/** How long a statement may take before a look at whether the server is there at all, in milliseconds. */
 const PATIENCE = 5_000;
-const BETWEEN = 2_000;
 /** Looks that fail in a row before connections are given up. */
 const FAILURES = 2;
 
@@ -16,12 +15,14 @@ export class ConnectionWatch {
   readonly #clients: ReadonlySet<HostClient>;
   readonly #hosts: DatabaseHosts;
   readonly #timer: NodeJS.Timeout;
+  readonly #patience: number;
   #isLooking = false;
 
-  constructor(clients: ReadonlySet<HostClient>, hosts: DatabaseHosts) {
+  constructor(clients: ReadonlySet<HostClient>, hosts: DatabaseHosts, patience = PATIENCE) {
     this.#clients = clients;
     this.#hosts = hosts;
-    this.#timer = setInterval(() => void this.#look(), BETWEEN).unref();
+    this.#patience = patience;
+    this.#timer = setInterval(() => void this.#look(), patience / 2).unref();
   }
 
   close(): void {
@@ -45,7 +46,7 @@ export class ConnectionWatch {
 
   /** Hosts that have not answered for a while. */
   #slow(): Set<number> {
-    const since = Date.now() - PATIENCE;
+    const since = Date.now() - this.#patience;
     const slow = new Set<number>();
     for (const { busySince, hostIndex } of this.#clients)
       if (busySince !== undefined && busySince < since) slow.add(hostIndex);

@@ -21,6 +21,8 @@ export interface DatabaseOptions extends pg.PoolConfig {
   readonly preparedStatements?: boolean;
   /** Any server will do, not only a primary: to read from. */
   readonly readOnly?: boolean;
+  /** How long a statement may take before a look at whether its server is there at all, in milliseconds. */
+  readonly patienceMs?: number;
 }
 
 type Lent = HostClient & pg.PoolClient;
@@ -44,12 +46,12 @@ export class Database implements Queryable {
   #isAway = false;
   #closed = false;
 
-  constructor({ preparedStatements = true, readOnly = false, ...options }: DatabaseOptions) {
+  constructor({ preparedStatements = true, readOnly = false, patienceMs, ...options }: DatabaseOptions) {
     this.#hosts = new DatabaseHosts(options);
     this.pool = new pg.Pool({ max: 10, ...options, Client: this.#hosts.Client });
     this.#isPrepared = preparedStatements;
     this.#readOnly = readOnly;
-    this.#watch = new ConnectionWatch(this.#clients, this.#hosts);
+    this.#watch = new ConnectionWatch(this.#clients, this.#hosts, patienceMs);
     this.pool.on('connect', (client) => this.#clients.add(client as unknown as HostClient));
     this.pool.on('remove', (client) => this.#clients.delete(client as unknown as HostClient));
     // An idle connection that breaks (server restart) must not end the process; the next query says so itself.

@@ -1,9 +1,14 @@
+import { randomBytes } from 'node:crypto';
 import type { Database, Queryable } from './database.ts';
-import { STATUS_CODES } from './events.ts';
-import { type Fence, FencedError, fenced } from './fence.ts';
+import { areStored, insertEvents } from './event-rows.ts';
+import { type Fence, FencedError } from './fence.ts';
 import { indexRelationships } from './relationships.ts';
 import { insertSnapshots, type Snapshot, type SnapshotRows, type StateSnapshots } from './state-snapshots.ts';
 import type { StoredEvent } from './stored-event.ts';
+import { column } from './text-column.ts';
+import { DatabaseAwayError } from './unavailable.ts';
+
+export { column };
 
 /** A membership to be stored: of the current state, or of a local user in a room that this server is not in. */
 export interface MembershipRow {
@@ -44,6 +49,11 @@ interface Call {
   readonly done: PromiseWithResolvers<void>;
 }
 
+/** SQLSTATE: two processes that store the same events have waited for each other, and one had to give way. */
+const DEADLOCK = '40P01';
+/** Tries to store a batch that gave way, or whose connection was lost and that was found not to be stored. */
+const ATTEMPTS = 2;
+
 /** Called within the transaction for all state events of a batch: keeps the auth-chain index. */
 export type IndexStateEvents = (
   tx: Queryable,
@@ -59,6 +69,9 @@ export class EventWriter {
   readonly #snapshots: StateSnapshots;
   readonly #indexStateEvents: IndexStateEvents;
   readonly #fence: Fence | undefined;
+  /** Beside the number of its last batch in `event_writers`. */
+  readonly #id = randomBytes(9).toString('base64url');
+  #batch = 0;
   #waiting: Call[] = [];
   #running: Promise<void> | undefined;
   /** Events in one statement at the most: bounds memory and how long others wait. */
@@ -135,16 +148,57 @@ export class EventWriter {
     }
   }
 
+  /** Stores all of it or nothing, and knows which. */
   async #store(writes: readonly EventWrite[]): Promise<void> {
-    const plain = writes.every(isPlain);
     const distinct = withoutOvertaken(writes);
-    const era = this.era();
-    const fence = this.#fence && { memberId: this.#fence.memberId, term: () => era };
-    if (plain && distinct.length <= this.#batchLimit) return insertPlain(this.#db, distinct, fence);
+    const isOneStatement = writes.every(isPlain) && distinct.length <= this.#batchLimit;
+    const batch = ++this.#batch;
+    if (batch === 1) this.#forgetOthers();
+    const store = () =>
+      isOneStatement
+        ? insertEvents(this.#db, distinct, { fence: this.#fenceNow() })
+        : this.#storeAll(writes, distinct, batch);
+    for (let attempt = 1; ; attempt++)
+      try {
+        return await store();
+      } catch (error) {
+        const isDeadlock = (error as { code?: unknown }).code === DEADLOCK;
+        if (error instanceof DatabaseAwayError && error.inDoubt) {
+          if (await this.#isStored(error, batch, isOneStatement ? distinct : undefined)) return;
+        } else if (!isDeadlock) throw error;
+        if (attempt === ATTEMPTS) throw error;
+      }
+  }
+
+  /**
+   * What became of a batch whose connection was lost: an event that is announced must be there, and one that is there
+   * must be announced. Waits for the database.
+   */
+  async #isStored(
+    lost: DatabaseAwayError,
+    batch: number,
+    plain: readonly EventWrite[] | undefined,
+  ): Promise<boolean> {
+    for (;;) {
+      await this.#db.settled(lost);
+      try {
+        return plain ? await areStored(this.#db, plain) : (await this.#lastStored()) === batch;
+      } catch (error) {
+        if (!(error instanceof DatabaseAwayError)) throw error;
+      }
+    }
+  }
+
+  async #storeAll(
+    writes: readonly EventWrite[],
+    distinct: readonly EventWrite[],
+    batch: number,
+  ): Promise<void> {
+    const options = { fence: this.#fenceNow(), mark: { id: this.#id, batch } };
     const snapshots = await this.#snapshots.rowsFor(writes.flatMap((write) => write.snapshots));
     await this.#db.transaction(async (tx) => {
       for (let i = 0; i < distinct.length; i += this.#batchLimit)
-        await insertPlain(tx, distinct.slice(i, i + this.#batchLimit), fence);
+        await insertEvents(tx, distinct.slice(i, i + this.#batchLimit), options);
       await insertState(tx, writes, snapshots);
       const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
       if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);
@@ -153,6 +207,24 @@ export class EventWriter {
       for (const { also } of writes) await also?.(tx);
     });
     snapshots.committed();
+  }
+
+  /** With the term that there is when a batch is begun, for all its statements. */
+  #fenceNow(): Fence | undefined {
+    const era = this.era();
+    return this.#fence && { memberId: this.#fence.memberId, term: () => era };
+  }
+
+  /** Of processes that have ended long ago. */
+  #forgetOthers(): void {
+    this.#db.query(`DELETE FROM event_writers WHERE at < now() - interval '30 days'`).catch(() => {});
+  }
+
+  async #lastStored(): Promise<number | undefined> {
+    const [row] = await this.#db.query<{ batch: number }>('SELECT batch FROM event_writers WHERE id = $1', [
+      this.#id,
+    ]);
+    return row?.batch;
   }
 }
 
@@ -181,85 +253,6 @@ function withoutOvertaken(writes: readonly EventWrite[]): readonly EventWrite[] 
   if (writes.every(({ event }) => event.pos !== undefined)) return writes;
   return [...new Map(writes.map((write) => [write.event.eventId, write])).values()];
 }
-
-async function insertPlain(
-  target: Queryable,
-  writes: readonly EventWrite[],
-  fence: Fence | undefined,
-): Promise<void> {
-  const events = writes.map((write) => write.event);
-  // Only a room's last write of the batch decides its row.
-  const rooms = new Map<number, NonNullable<EventWrite['room']>>();
-  for (const write of writes) if (write.room) rooms.set(write.roomNid, write.room);
-  const related = writes.filter((write) => write.relation !== undefined);
-  const params = [
-    events.map((event) => event.nid),
-    events.map((event) => event.eventId),
-    writes.map((write) => write.roomNid),
-    events.map((event) => event.pos ?? null),
-    events.map((event) => event.backfilled),
-    events.map((event) => STATUS_CODES[event.status]),
-    events.map((event) => event.stateBefore ?? null),
-    events.map((event) => (event.roomStateBefore === event.stateBefore ? null : event.roomStateBefore)),
-    events.map((event) => event.depth),
-    events.map((event) => event.originServerTs),
-    events.map((event) => event.sender),
-    events.map((event) => column(event.type)),
-    events.map((event) => (event.stateKey === undefined ? null : column(event.stateKey))),
-    events.map((event) => event.replaces?.eventId ?? null),
-    events.map((event) => event.transaction?.deviceId ?? null),
-    events.map((event) => event.transaction?.txnId ?? null),
-    events.map((event) => event.json),
-    [...rooms.keys()],
-    [...rooms.values()].map((room) => textArray(room.extremities)),
-    [...rooms.values()].map((room) => room.state),
-    [...rooms.values()].map((room) => room.depth),
-    related.map((write) => write.roomNid),
-    related.map((write) => column(write.relation!.target)),
-    related.map((write) => write.event.eventId),
-    related.map((write) => write.event.pos ?? 0),
-    related.map((write) => column(write.relation!.relType)),
-    related.map((write) => column(write.event.type)),
-    related.map((write) => write.event.sender),
-    related.map((write) =>
-      write.relation!.aggregationKey === null ? null : column(write.relation!.aggregationKey),
-    ),
-  ];
-  if (!fence) await target.query({ name: 'events-insert', text: INSERT_EVENTS }, params);
-  else
-    await fenced(
-      target.query({ name: 'events-insert-fenced', text: INSERT_EVENTS_FENCED }, [
-        ...params,
-        fence.memberId,
-        fence.term(),
-      ]),
-    );
-}
-
-const insertEvents = (condition: string) => `
-  WITH room AS (
-    UPDATE rooms SET extremities = u.extremities::text[], state = u.state, depth = u.depth
-    FROM unnest($18::bigint[], $19::text[], $20::bigint[], $21::bigint[]) AS u(nid, extremities, state, depth)
-    WHERE rooms.nid = u.nid
-  ), relation AS (
-    INSERT INTO relations (room, target, event_id, pos, rel_type, type, sender, aggregation_key)
-    SELECT * FROM unnest($22::bigint[], $23::text[], $24::text[], $25::bigint[], $26::text[], $27::text[], $28::text[], $29::text[])
-    ON CONFLICT DO NOTHING
-  )
-  INSERT INTO events (nid, event_id, room, pos, backfilled, status, state_before, room_state_before, depth, origin_server_ts,
-                      sender, type, state_key, replaces, txn_device, txn_id, json)
-  SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::smallint[], $7::bigint[],
-                       $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                       $16::text[], $17::text[]) ${condition}
-  ON CONFLICT (event_id) DO UPDATE SET pos = EXCLUDED.pos, backfilled = EXCLUDED.backfilled, status = EXCLUDED.status,
-    state_before = EXCLUDED.state_before, room_state_before = EXCLUDED.room_state_before, replaces = EXCLUDED.replaces
-  WHERE events.pos IS NULL AND EXCLUDED.pos IS NOT NULL`;
-
-// An event that is known as an outlier gets its place and keeps its nid, which state refers to.
-const INSERT_EVENTS = insertEvents('');
-
-// Asked for once, before the first row, in the same round trip.
-const INSERT_EVENTS_FENCED = insertEvents('WHERE (SELECT require_member($30, $31))');
 
 async function insertState(
   tx: Queryable,
@@ -314,14 +307,4 @@ export async function upsertMemberships(
       last.map((row) => row.strippedState),
     ],
   );
-}
-
-/** PostgreSQL's text holds no U+0000. Columns beside the JSON serve look-ups only, where the symbol for it will do. */
-export function column(text: string): string {
-  return text.includes('\0') ? text.replaceAll('\0', '\u2400') : text;
-}
-
-/** A text[] literal: arrays of arrays of different lengths can't be passed otherwise. */
-function textArray(items: readonly string[]): string {
-  return `{${items.map((item) => `"${item.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`).join(',')}}`;
 }
