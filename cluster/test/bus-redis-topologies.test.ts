@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { RedisBus } from '../bus-redis.ts';
 import type { RedisPlace } from '../redis-place.ts';
@@ -53,6 +56,23 @@ describe('a bus over several Redis servers', { concurrency: false, skip }, () =>
   after(async () => {
     await closeAll();
     await Promise.all(servers.map((server) => server.close()));
+  });
+
+  test('one server by TLS, with a password', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'trellis-tls-'));
+    const [key, cert] = [join(dir, 'key.pem'), join(dir, 'cert.pem')];
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+    const openssl = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', ...subject];
+    execFileSync('openssl', [...openssl, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    const port = await freePort();
+    const tls = ['--tls-port', String(port), '--tls-cert-file', cert, '--tls-key-file', key];
+    const server = await startRedis({ args: [...tls, '--tls-auth-clients', 'no'] });
+    servers.push(server);
+    await server.cli('config', 'set', 'requirepass', 'a:b@c');
+    const url = `rediss://:${encodeURIComponent('a:b@c')}@localhost:${port}`;
+    const all = await busesAt({ url, tls: { ca: await readFile(cert) } });
+    await traffic(all, async () => void (await back(all)));
+    await rm(dir, { recursive: true });
   });
 
   test('Sentinels name another one when the first dies', async (t) => {
