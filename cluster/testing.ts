@@ -16,7 +16,7 @@ class TestMember implements Cluster {
   readonly gaps: Array<() => void> = [];
   readonly handovers: Handover[] = [];
   readonly streams = new Map<string, Stream<never>>();
-  joined = false;
+  readonly died = Promise.withResolvers<void>();
   dead = false;
 
   constructor(self: string, net: TestCluster) {
@@ -111,6 +111,7 @@ export class TestCluster {
   /** A process dies, with what it had reserved and not completed. */
   async kill(member: TestMember): Promise<void> {
     member.dead = true;
+    member.died.resolve();
     for (const stream of this.#streams.values())
       for (const [position, { by, done }] of stream.pending)
         if (by === member && !done)
@@ -125,9 +126,10 @@ export class TestCluster {
 
   /** A process goes in good order. */
   async leave(member: TestMember): Promise<void> {
-    const next = this.#viewOf(this.alive.filter((other) => other.joined && other !== member));
+    const next = this.#viewOf(this.alive.filter((other) => other !== member));
     await this.#release(next);
     member.dead = true;
+    member.died.resolve();
     this.#activate(next);
   }
 
@@ -171,9 +173,13 @@ export class TestCluster {
     const owner = this.members.find(({ self }) => self === this.view.owner(duty, key))!;
     const handler = owner.methods.get(method);
     if (!handler) throw new Error(`nobody serves ${method}`);
-    const result = await handler(JSON.parse(JSON.stringify(args)) as never, key);
+    const gone = new MatrixError(503, 'M_UNKNOWN', 'The process that was at it has died');
+    const result = await Promise.race([
+      handler(JSON.parse(JSON.stringify(args)) as never, key),
+      owner.died.promise.then(() => Promise.reject(gone)),
+    ]);
     await hop();
-    if (owner.dead) throw new MatrixError(503, 'M_UNKNOWN', 'The process that was at it has died');
+    if (owner.dead) throw gone;
     return result === undefined ? undefined : (JSON.parse(JSON.stringify(result)) as Json);
   }
 
@@ -213,7 +219,7 @@ export class TestCluster {
   }
 
   async #changeView(): Promise<void> {
-    const next = this.#viewOf(this.alive.filter(({ joined }) => joined));
+    const next = this.#viewOf(this.alive);
     await this.#release(next);
     this.#activate(next);
   }

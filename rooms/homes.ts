@@ -228,8 +228,8 @@ export class Homes {
   async #readyToLend(roomId: string, by: string): Promise<number | null | undefined> {
     const { cluster, commits, upTo } = this.#deps;
     for (;;) {
-      while (this.#isHeld(roomId)) await this.#handover!.over.promise;
-      if (!cluster.owns('room', roomId) || !cluster.isMember(by)) return undefined;
+      // Not kept waiting here: this process may be about to go for good.
+      if (this.#isHeld(roomId) || !cluster.owns('room', roomId) || !cluster.isMember(by)) return undefined;
       const epoch = this.#epoch;
       await commits.idle(roomId);
       const position = await upTo(roomId);

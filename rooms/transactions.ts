@@ -82,7 +82,7 @@ export class Transactions {
         text: `SELECT r.room_id AS "roomId", e.type, e.txn_id AS "txnId", e.event_id AS "eventId"
                FROM events e JOIN rooms r ON r.nid = e.room
                WHERE e.sender = $1 AND e.txn_device = $2 AND e.txn_id IS NOT NULL AND e.origin_server_ts > $3
-               ORDER BY e.nid DESC LIMIT $4`,
+               ORDER BY e.pos DESC LIMIT $4`,
       },
       [userId, deviceId, Date.now() - MAX_AGE, PER_DEVICE],
     );
