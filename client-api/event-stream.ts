@@ -45,6 +45,7 @@ export function eventStreamRoutes(app: FastifyInstance, deps: EventStreamDeps): 
       if (reader.isGuest && roomId === undefined) throw badJson('Guests must say which room_id they want');
       const from = token ? parsePlaceToken(token) : rooms.parts.stream.current;
       const deadline = Date.now() + timeoutOf(timeout);
+      await notifier.reach({ events: from });
       const aborted = new AbortController();
       reply.raw.once('close', () => aborted.abort());
       for (;;) {

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Stream, Streams } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
 import { FeedRooms } from './feed-rooms.ts';
@@ -89,6 +90,10 @@ export class UserFeed {
 }
 
 const FEED_STREAMS: readonly FeedStream[] = ['events', 'accountData', 'receipts', 'typing', 'toDevice'];
+
+/** How long this process is waited for when it is behind another, and how often is looked, in milliseconds. */
+const MAX_BEHIND = 5_000;
+const BEHIND_STEP = 2;
 
 /** Users whose feeds are kept when nobody waits on them. */
 const MAX_FEEDS = 20_000;
@@ -201,6 +206,21 @@ export class Notifier {
       deviceLists: this.#streams.deviceLists.current,
       presence: this.#streams.presence.current,
     };
+  }
+
+  /**
+   * Waits until this process has heard of all up to there, within limits. Whoever was told of positions by another
+   * process may be ahead of this one: an answer from before them would tell again what was told.
+   */
+  async reach(positions: Partial<Positions>): Promise<void> {
+    if (!this.#rooms.parts.cluster.shared) return;
+    const wanted = Object.entries(positions) as Array<[StreamName, number]>;
+    const until = performance.now() + MAX_BEHIND;
+    for (;;) {
+      const current = this.positions();
+      if (wanted.every(([stream, pos]) => current[stream] >= pos) || performance.now() > until) return;
+      await delay(BEHIND_STEP);
+    }
   }
 
   /** The user's feed; begins now when there was none. */

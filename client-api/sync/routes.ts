@@ -77,6 +77,7 @@ export function syncRoutes(app: FastifyInstance, { sources, relations }: SyncDep
 async function poll(request: SyncRequest, timeoutMs: number, signal: AbortSignal): Promise<string> {
   const { notifier } = request.sources;
   const deadline = Date.now() + timeoutMs;
+  if (request.since) await notifier.reach(request.since);
   // Begin to follow the user before looking, so that nothing falls in between.
   notifier.feed(request.userId);
   for (let since = request.since; ; ) {

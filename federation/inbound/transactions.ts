@@ -12,7 +12,10 @@ export interface TransactionRoutesDeps {
 }
 
 const MAX_PDUS = 50;
-/** Answers that are remembered, and for how long: a server repeats a transaction until it has the answer. */
+/**
+ * Answers that are remembered, and for how long: a server repeats a transaction until it has the answer. Another process
+ * does not know of them: it finds the events done, or under way where their room is, and messages to devices taken in.
+ */
 const MAX_ANSWERS = 20_000;
 const ANSWERS_TTL = 60 * 60_000;
 /** What the EDUs of a transaction may take before it is answered without them, in milliseconds. */

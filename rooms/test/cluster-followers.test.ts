@@ -116,3 +116,18 @@ test('what a process stored and did not tell before it died is found in the data
     assert.equal((await rooms.require(roomId)).membership(CAROL), 'leave');
   }
 });
+
+test('who was told more by another process is answered once this one knows as much', async () => {
+  const [first, second] = processes.engines as [ProcessEngine, ProcessEngine];
+  const roomId = await first.createRoom(ALICE);
+  const { events } = second.notifier.positions();
+  let isThere = false;
+  const reached = second.notifier.reach({ events: events + 1 }).then(() => {
+    isThere = true;
+  });
+  await second.notifier.reach({ events });
+  assert.equal(isThere, false);
+  await sendEvent(first.rooms, roomId, message('more'));
+  await reached;
+  assert.ok(second.notifier.positions().events > events);
+});
