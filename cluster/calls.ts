@@ -1,4 +1,5 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import { UnavailableError } from '@trellis/storage/unavailable.ts';
 import type { CallHandler, CallOptions, Duty, Json } from './cluster.ts';
 import type { Call } from './messages.ts';
 
@@ -98,7 +99,7 @@ export class Calls {
     try {
       send(from, { t: 'result', n, a: await this.#run(duty, k, m, a) } as Call);
     } catch (error) {
-      if (!(error instanceof MatrixError)) report(error, m);
+      if (!(error instanceof MatrixError || error instanceof UnavailableError)) report(error, m);
       send(from, toError(n, error));
     }
   }
@@ -121,6 +122,7 @@ export function unavailable(words: string): MatrixError {
 }
 
 function toError(n: number, error: unknown): Call {
+  if (error instanceof UnavailableError) return toError(n, error.toMatrixError());
   if (!(error instanceof MatrixError))
     return { t: 'error', n, status: 500, errcode: 'M_UNKNOWN', message: 'Internal server error' };
   const { status, errcode, message, extra } = error;

@@ -82,6 +82,11 @@ export interface Cluster {
    * announcements is to be forgotten and read again. Called before the streams' own gaps.
    */
   onGap(handler: () => void): void;
+  /**
+   * Something may be in the database that nobody was told of, as the connection was lost while it was being stored: has
+   * all processes forget as after a gap.
+   */
+  doubt(): Promise<void>;
 
   /** The process that has a duty. */
   owner(duty: Duty, key: string): string;
@@ -103,6 +108,7 @@ export interface Cluster {
 /** The only process: nobody to tell, every duty is its own. */
 export function alone(): Cluster {
   const topics = new Map<string, (payload: never) => void>();
+  const gapHandlers: Array<() => void> = [];
   const methods = new Map<string, CallHandler>();
   return {
     self: 'alone',
@@ -110,7 +116,10 @@ export function alone(): Cluster {
     sequencer: undefined,
     announce: async (topic, payload) => topics.get(topic)?.(payload as never),
     onAnnounce: (topic, handler) => void topics.set(topic, handler),
-    onGap: () => {},
+    onGap: (handler) => void gapHandlers.push(handler),
+    doubt: async () => {
+      for (const handler of gapHandlers) handler();
+    },
     owner: () => 'alone',
     owns: () => true,
     onHandover: () => {},

@@ -14,6 +14,8 @@ import { View } from './rendezvous.ts';
 const LEAVE_LIMIT = 30_000;
 /** How long what was asked of a coordinator may wait for one, in milliseconds. */
 const WAIT_LIMIT = 15_000;
+/** The topic of `doubt`. */
+const DOUBT = 'doubt';
 
 export interface JoinOptions {
   readonly id?: string;
@@ -97,6 +99,7 @@ export class ClusterMember implements Cluster {
       join: (holder, term) => this.#post(holder, { c: { t: 'join', ready: this.#ready }, term }),
       shutOut: () => this.#shutOut(),
     });
+    this.#topics.set(DOUBT, () => this.#gap());
     this.#calls = new Calls({
       self: this.self,
       send: (to, call) => this.#post(to, { r: call }),
@@ -180,6 +183,10 @@ export class ClusterMember implements Cluster {
 
   onGap(handler: () => void): void {
     this.#gapHandlers.push(handler);
+  }
+
+  doubt(): Promise<void> {
+    return this.announce(DOUBT, null);
   }
 
   owner(duty: Duty, key: string): string {

@@ -54,6 +54,9 @@ class TestMember implements Cluster {
   onGap(handler: () => void): void {
     this.gaps.push(handler);
   }
+  doubt(): Promise<void> {
+    return this.#net.tell(this, (member) => member.gaps.forEach((gap) => void gap()), null);
+  }
   owner(duty: Duty, key: string): string {
     return this.#net.view.owner(duty, key);
   }

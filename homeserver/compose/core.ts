@@ -97,6 +97,9 @@ export async function composeCore(
   });
   const memberships = new Memberships(db, rooms);
   const notifier = new Notifier(rooms, streams, memberships);
+  db.onDoubt(
+    () => void cluster.doubt().catch((err: unknown) => parts.log.warn({ err }, 'not all could be told')),
+  );
   lifecycle.close.push(() => writer.idle());
   return {
     ...parts,
