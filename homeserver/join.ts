@@ -22,7 +22,10 @@ export async function joinOthers(
 ): Promise<ClusterMember | undefined> {
   const bus = openBus(config, place, log);
   if (!bus) return undefined;
-  return joinCluster({ bus, db, roles: config.cluster.roles, log, starts: () => streamStarts(db) });
+  const { roles } = config.cluster;
+  const member = await joinCluster({ bus, db, roles, log, starts: () => streamStarts(db) });
+  log.info({ member: member.self, roles }, 'joined the others');
+  return member;
 }
 
 function openBus(config: Config, place: Place | undefined, log: FastifyBaseLogger): Bus | undefined {

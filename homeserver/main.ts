@@ -23,7 +23,7 @@ async function main(): Promise<void> {
 
 async function serve(config: Config): Promise<void> {
   const workers = config.workers === 'auto' ? availableParallelism() : config.workers;
-  const log = openLog(config, null);
+  const log = openLog(config, config.redis ? { pid: process.pid } : null);
   const server = workers > 1 ? await startSupervisor(config, workers, log) : await startAlone(config, log);
   void server.failed.then((reason) => {
     log.fatal(reason);

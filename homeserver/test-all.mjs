@@ -16,6 +16,7 @@ const ONE_PROCESS = {
   'chaos.test.ts': 'kills and pauses whole servers, and changes the clock of each',
   'crash.test.ts': 'is about what PostgreSQL has when it is killed as well',
   'openapi.test.ts': 'is about which operations there are',
+  'restart.test.ts': 'has workers of its own',
   'routes.test.ts': 'is about which operations there are',
   'synapse.test.ts': 'is about another implementation',
   'walkthrough.test.ts': 'is about what the README says',

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import {
   closeSync,
   existsSync,
@@ -130,6 +130,19 @@ export class TestServer {
       REGISTRATION_SECRET: 'complement',
     };
     return { command: script, args: [], env };
+  }
+
+  /** Runs a command beside it. Resolves to what it says; rejects when it fails. */
+  run(...args: readonly string[]): Promise<string> {
+    const [file] = this.#parts.configFiles;
+    return new Promise((said, failed) => {
+      execFile(
+        process.execPath,
+        [join(ROOT, 'homeserver/main.ts'), ...args, '--config', file!],
+        { cwd: ROOT },
+        (error, out, err) => (error ? failed(new Error(out + err)) : said(out)),
+      );
+    });
   }
 
   /** Whether its processes are there, be they paused. */

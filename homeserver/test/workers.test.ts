@@ -71,7 +71,7 @@ describe('several workers', () => {
   let token: string;
 
   before(async () => {
-    place = new Place(await freePort(), 'workers: 2\n');
+    place = new Place(await freePort(), 'workers: 2\nrate_limits: { enabled: false }\n');
     run = await place.start();
     await place.command('register-user', 'alice', '--password', PASSWORD);
     const login = await fetch(`${place.url}/_matrix/client/v3/login`, {
