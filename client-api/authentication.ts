@@ -84,7 +84,7 @@ export function requireSelf(request: FastifyRequest, userId: string): Requester 
 }
 
 /** For what suspended users may not do: join, invite, send, change their profile, redact what others sent. */
-export function requireActive(requester: Requester): Requester {
+export function requireActive<R extends Pick<Requester, 'isSuspended'>>(requester: R): R {
   if (requester.isSuspended)
     throw new MatrixError(403, 'M_USER_SUSPENDED', 'You cannot perform this action while suspended');
   return requester;

@@ -4,17 +4,15 @@ import { isEventId } from '@trellis/protocol/identifiers.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import type { DelayedEvents } from '@trellis/rooms/delayed-events.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
-import type { RelatedRedactions } from '@trellis/rooms/related-redactions.ts';
-import { checkRelation } from '@trellis/rooms/relation-rules.ts';
-import { mayRedact } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { appendDraft, type Draft } from '@trellis/rooms/send.ts';
 import { checkState, checkStateKey } from '@trellis/rooms/state-rules.ts';
 import type { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { type Requester, requesterOf, requireActive } from './authentication.ts';
+import { requesterOf, requireActive } from './authentication.ts';
 import { checkCanonicalAlias } from './canonical-alias.ts';
 import { stickyDurationOf } from './sticky-duration.ts';
+import type { TransactionSend, TransactionSends } from './transaction-sends.ts';
 
 export interface RoomSendDeps {
   readonly rooms: Rooms;
@@ -22,7 +20,7 @@ export interface RoomSendDeps {
   readonly aliases: Aliases;
   readonly membership: Membership;
   readonly delayedEvents: Pick<DelayedEvents, 'schedule'>;
-  readonly relatedRedactions?: Pick<RelatedRedactions, 'add'>;
+  readonly sends: TransactionSends;
 }
 
 const MAX_REL_TYPES = 50;
@@ -35,7 +33,7 @@ interface SendParams {
 
 /** Sending events, state and redactions (spec: "Sending events to a room", "Redactions"). */
 export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
-  const { rooms, transactions, aliases, membership, relatedRedactions } = deps;
+  const { rooms, transactions, aliases, membership, sends } = deps;
 
   app.put<{ Params: SendParams; Body: JsonObject }>(
     '/_matrix/client/v3/rooms/:roomId/send/:eventType/:txnId',
@@ -65,14 +63,8 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
       const relTypes = relTypesOf(others);
       const content: JsonObject = reason === undefined ? {} : { reason };
       const redaction = { type: 'm.room.redaction', content, redacts: eventId };
-      const { userId } = requesterOf(request);
-      return {
-        event_id: await send(request, roomId, txnId, redaction, async () => {
-          if (relTypes.length === 0) return;
-          const also = { roomId, target: eventId, sender: userId, relTypes };
-          await relatedRedactions?.add(reason === undefined ? also : { ...also, reason });
-        }),
-      };
+      const also = relTypes.length > 0 ? { relTypes, ...(reason !== undefined && { reason }) } : undefined;
+      return { event_id: await send(request, roomId, txnId, redaction, also) };
     },
   );
 
@@ -124,32 +116,15 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
     roomId: string,
     txnId: string,
     draft: Omit<Draft, 'sender'>,
-    sent?: () => Promise<void>,
+    alsoRedacts?: TransactionSend['alsoRedacts'],
   ): Promise<string> {
-    const requester = requesterOf(request);
-    const { userId } = requester;
-    return transactions.once(requester, `${roomId} ${draft.type} ${txnId}`, async (transaction) => {
-      const room = await rooms.get(roomId);
-      if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
-      if (requester.isSuspended && !(await redactsOwn(requester, draft))) requireActive(requester);
-      // Since room version 3 the auth rules let redactions through that nobody would heed.
-      if (draft.redacts !== undefined && !(await mayRedact(rooms, room, userId, draft.redacts)))
-        throw forbidden('You may not redact that event');
-      await checkRelation(rooms, room, { ...draft, sender: userId });
-      const { event, committed } = await rooms.exclusive(roomId, (live) =>
-        appendDraft(
-          rooms,
-          live,
-          { ...draft, sender: userId, originServerTs: timestampOf(request) },
-          {
-            ...transaction,
-            txnId,
-          },
-        ),
-      );
-      await committed;
-      await sent?.();
-      return event.eventId;
+    const { userId, deviceId, tokenId, isSuspended } = requesterOf(request);
+    return sends.send({
+      requester: { userId, deviceId, tokenId, ...(isSuspended && { isSuspended }) },
+      roomId,
+      txnId,
+      draft: { ...draft, sender: userId, originServerTs: timestampOf(request) },
+      ...(alsoRedacts && { alsoRedacts }),
     });
   }
 
@@ -167,11 +142,6 @@ export function roomSendRoutes(app: FastifyInstance, deps: RoomSendDeps): void {
       return deps.delayedEvents.schedule(requester.userId, draft, delay, `${deviceId} ${key}`);
     });
     return { delay_id: delayId };
-  }
-
-  async function redactsOwn({ userId }: Requester, { redacts }: Omit<Draft, 'sender'>): Promise<boolean> {
-    const target = redacts === undefined ? undefined : await rooms.parts.events.get(redacts);
-    return target?.sender === userId;
   }
 }
 

@@ -2,6 +2,7 @@ import { createRoomRoutes } from '@trellis/client-api/create-room.ts';
 import { membershipRoutes } from '@trellis/client-api/membership.ts';
 import { roomSendRoutes } from '@trellis/client-api/room-send.ts';
 import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
+import { TransactionSends } from '@trellis/client-api/transaction-sends.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
 import { remoteProfiles } from '@trellis/federation/outbound/remote-rooms.ts';
 import type { InvitePolicy } from '@trellis/rooms/membership.ts';
@@ -109,9 +110,9 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const extensions = composeExtensions(core, { ...accounts, ...userData, ...e2ee });
   const delayed = composeDelayedEvents(core, { ...accounts, membership });
   appservices.connect({ ...e2ee.sources, accounts: accounts.accounts, aliases: roomsRead.aliases });
-  federationOut.connect({ deviceLists: lists, presence: userData.presence });
+  await federationOut.connect({ deviceLists: lists, presence: userData.presence });
   const media = await composeMedia(core, transport);
-  const push = composePush(core, { transport, userData, mailer });
+  const push = await composePush(core, { transport, userData, mailer });
   accounts.threepids.onRemoved(async (userId, { medium, address }) => {
     if (medium === 'email') await userData.pushers.deleteAddress(userId, address);
   });
@@ -158,6 +159,8 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     mayCreate: (creator: string) => membership.requireMayCreate(creator),
   };
   const sliding = composeSlidingSync(core);
+  const transactions = new Transactions(core.db, core.cluster);
+  const sends = new TransactionSends({ rooms, transactions, ...extensions });
   app.register(async (scope) => {
     accounts.guard(scope);
     accounts.routes(scope, {
@@ -184,8 +187,7 @@ function clientApi(core: Core, app: FastifyInstance, areas: Areas): void {
     createRoomRoutes(scope, createRoom, appservices.rooms);
     const { thirdPartyInvites } = handshakes;
     membershipRoutes(scope, { rooms, membership, memberships, aliases, thirdPartyInvites });
-    const transactions = new Transactions(core.db);
-    roomSendRoutes(scope, { rooms, transactions, aliases, membership, ...delayed, ...extensions });
+    roomSendRoutes(scope, { rooms, transactions, sends, aliases, membership, ...delayed });
     const sync = {
       sources: {
         rooms,
