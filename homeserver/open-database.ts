@@ -38,7 +38,7 @@ export async function openDatabase(
   config: Config,
   { beside = false, given, processes = 1 }: OpenDatabaseOptions = {},
 ): Promise<OpenDatabase> {
-  const { url, connections } = config.database;
+  const { url, connections, prepared_statements: preparedStatements } = config.database;
   const folder = join(config.data_dir, 'postgres');
   const running = given ?? (beside && url === undefined ? await runningEmbeddedPostgres(folder) : undefined);
   const embedded =
@@ -46,7 +46,7 @@ export async function openDatabase(
       ? await startEmbeddedPostgres(folder, true, Math.max(100, processes * connections + SPARE_CONNECTIONS))
       : undefined;
   const connection = running ?? embedded?.connection ?? { connectionString: url };
-  const db = new Database({ ...connection, max: connections });
+  const db = connectTo({ ...connection, max: connections, preparedStatements });
   const close = async () => {
     await db.close();
     await embedded?.stop();
@@ -58,6 +58,14 @@ export async function openDatabase(
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+function connectTo(options: Connection): Database {
+  try {
+    return new Database(options);
+  } catch (error) {
+    throw new ConfigError(`database.url: ${(error as Error).message}`);
   }
 }
 

@@ -33,6 +33,9 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
   if (!place) await lockInstance(config.data_dir, several);
   const database = await openDatabase(config, { given: place?.database });
   if (database.migrated.length > 0) log.info({ migrations: database.migrated }, 'database migrated');
+  database.db.onAway((err) =>
+    err ? log.error({ err: err.cause }, 'the database is away') : log.info('the database is there again'),
+  );
   const lifecycle: Lifecycle = { ready: [], close: [] };
   let member: ClusterMember | undefined;
   const end = async () => {

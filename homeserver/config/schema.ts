@@ -32,6 +32,8 @@ const redisNode = Type.Object(
   { additionalProperties: false },
 );
 
+const DATABASE_URL = '^postgres(ql)?://';
+
 /** A document that who registers has to accept: its version, and by language its name and where it is. */
 const policy = Type.Object(
   { version: text('1.2', { maxLength: 100 }) },
@@ -107,8 +109,17 @@ export const configSchema = section({
     ),
   ),
   database: section({
-    url: optional('postgres://trellis:secret@db.example.org/trellis', { pattern: '^postgres(ql)?://' }),
+    url: optional('postgres://trellis:secret@db.example.org/trellis', { pattern: DATABASE_URL }),
     connections: count(10, { minimum: 2, maximum: 500 }),
+    prepared_statements: flag(true),
+    replicas: Type.Array(
+      text('postgres://trellis:secret@db2.example.org/trellis', { pattern: DATABASE_URL }),
+      {
+        maxItems: 16,
+        default: [],
+        examples: [['postgres://trellis:secret@db2.example.org/trellis']],
+      },
+    ),
   }),
   redis: Type.Optional(
     Type.Object(

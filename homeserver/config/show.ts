@@ -3,6 +3,11 @@ import type { Config } from './schema.ts';
 const SECRETS = new Set(['shared_secret', 'password', 'private_key', 'secret_key', 'secret']);
 const HIDDEN = '(set)';
 
+/** Of URLs, which may name several hosts. */
+const PASSWORD = /^([a-z][a-z0-9+.-]*:\/\/[^:/?#]*:)[^/?#]*(?=@)/i;
+const PASSWORD_OPTION = /([?&]password=)[^&#]*/g;
+const MORE_HOSTS = /,[^/?#]*/;
+
 /** A configuration as JSON without its secrets: what is shown may be pasted where others read it. */
 export function showConfig(config: Config): string {
   const { sms } = config;
@@ -19,19 +24,12 @@ export function showConfig(config: Config): string {
 
 function hideSecret(name: string, value: unknown): unknown {
   if (SECRETS.has(name)) return HIDDEN;
-  if (name === 'url' && typeof value === 'string') return withoutPassword(value);
-  return value;
+  if (typeof value !== 'string') return value;
+  const shown = value.replace(PASSWORD, `$1${HIDDEN}`).replace(PASSWORD_OPTION, `$1${HIDDEN}`);
+  // What is no URL after all may have its password anywhere.
+  return name === 'url' && shown === value && !URL.parse(value.replace(MORE_HOSTS, '')) ? HIDDEN : shown;
 }
 
 function hideAll(values: Readonly<Record<string, unknown>>): Record<string, string> {
   return Object.fromEntries(Object.keys(values).map((name) => [name, HIDDEN]));
-}
-
-function withoutPassword(text: string): string {
-  const url = URL.parse(text);
-  if (!url) return HIDDEN;
-  if (url.password === '' && !url.searchParams.has('password')) return text;
-  if (url.password !== '') url.password = HIDDEN;
-  if (url.searchParams.has('password')) url.searchParams.set('password', HIDDEN);
-  return decodeURI(url.href);
 }

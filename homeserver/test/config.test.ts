@@ -45,7 +45,9 @@ describe('configuration', () => {
 
   it('is shown without its secrets', () => {
     const text = `
-database: { url: "postgres://trellis:secret1@db.example.org/trellis" }
+database:
+  url: "postgres://trellis:secret1@db.example.org:5432,db2.example.org/trellis"
+  replicas: ["postgres://trellis:secret12@db2.example.org/trellis", "postgres://db3.example.org/?password=secret13"]
 registration: { shared_secret: secret2 }
 email: { from: a@example.org, smtp: { host: mail.example.org, username: u, password: secret3 } }
 sms: { url: "https://sms.example.org/?key=secret4", headers: { a: secret5 }, body: { key: secret6 } }
@@ -56,7 +58,8 @@ cluster: { secret: secret11-long-enough }`;
     const shown = showConfig(readConfig(text, '/'));
     assert.doesNotMatch(shown, /secret\d/);
     const { database, media } = JSON.parse(shown);
-    assert.equal(database.url, 'postgres://trellis:(set)@db.example.org/trellis');
+    assert.equal(database.url, 'postgres://trellis:(set)@db.example.org:5432,db2.example.org/trellis');
+    assert.equal(database.replicas[1], 'postgres://db3.example.org/?password=(set)');
     assert.deepEqual([media.s3.access_key, media.s3.secret_key], ['id', '(set)']);
     assert.equal(JSON.parse(showConfig(readConfig('', '/'))).registration.shared_secret, undefined);
   });

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { Database } from '@trellis/storage/database.ts';
 import pino from 'pino';
 import { createHttpServer } from '../http-server.ts';
 
@@ -32,5 +33,23 @@ describe('names of paths', () => {
       assert.deepEqual(await answers(path), { path });
     const unknown = await answers('/_matrix/client/unstable/org.example.msc2/sync');
     assert.equal(unknown.errcode, 'M_UNRECOGNIZED');
+  });
+});
+
+describe('a database that is away', () => {
+  it('is no failure of the server: 503, and when to come back', async () => {
+    const app = createHttpServer(pino({ level: 'silent' }));
+    const away = new Database({
+      connectionString: 'postgresql://trellis@/postgres?host=/nowhere/a,/nowhere/b',
+    });
+    app.get('/read', () => away.query('SELECT 1'));
+    app.get('/store', () => away.transaction((tx) => tx.query('DELETE FROM events')));
+    for (const url of ['/read', '/store']) {
+      const answer = await app.inject({ method: 'GET', url });
+      assert.equal(answer.statusCode, 503);
+      assert.equal(answer.headers['retry-after'], '1');
+      assert.deepEqual([answer.json().errcode, answer.json().retry_after_ms], ['M_UNKNOWN', 1000]);
+    }
+    await away.close();
   });
 });
