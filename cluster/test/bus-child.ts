@@ -11,12 +11,12 @@ export type ChildOptions =
 export type ToChild =
   | { readonly do: 'connect'; readonly id: string; readonly address: string }
   | { readonly do: 'send'; readonly to: string; readonly message: Json }
-  /** Numbers from 0 on, so many a turn, until `count`. */
+  /** Numbers from 0 on, so many a millisecond, until `count`. */
   | {
       readonly do: 'flood';
       readonly to: string;
       readonly count: number;
-      readonly perTurn: number;
+      readonly perMs: number;
       readonly text: string;
     }
   | { readonly do: 'busy'; readonly ms: number }
@@ -44,7 +44,7 @@ process.on('message', async (order: ToChild) => {
   } else {
     for (let n = 0; n < order.count; n++) {
       bus.send(order.to, { n, text: order.text });
-      if (n % order.perTurn === order.perTurn - 1) await new Promise((turn) => setImmediate(turn));
+      if (n % order.perMs === order.perMs - 1) await new Promise((later) => setTimeout(later, 1));
     }
   }
 });
