@@ -41,6 +41,11 @@ export class Badges {
     this.#badges.get(userId)?.changed.add(roomId);
   }
 
+  /** Something may have happened anywhere. */
+  forget(): void {
+    this.#badges.clear();
+  }
+
   of(userId: string): Promise<number> {
     return this.#queue.run(userId, () => this.#of(userId));
   }

@@ -17,10 +17,12 @@ interface PushUser {
   /** News that came while the pushers were being read. */
   early: Map<string, number>;
   loading: number;
+  isLost: boolean;
 }
 
 interface ReadReason {
-  readonly mayBeNew?: boolean;
+  /** A pusher that is not known is to look for what came after this position. */
+  readonly mayBeNewAfter?: number;
   readonly hasRead?: boolean;
 }
 
@@ -54,7 +56,7 @@ export class PushUsers {
   add(userId: string): PushUser {
     let user = this.#users.get(userId);
     if (!user) {
-      user = { queues: undefined, early: new Map(), loading: 0 };
+      user = { queues: undefined, early: new Map(), loading: 0, isLost: false };
       this.#users.set(userId, user);
     }
     return user;
@@ -84,9 +86,39 @@ export class PushUsers {
     for (const queue of user.queues) noteRead(queue, this.#deps.onWork);
   }
 
-  /** The user's pushers are others than they were, or some of them wait for something. */
-  changed(userId: string): void {
-    if (!this.#isClosed) this.#load(userId, this.add(userId), { mayBeNew: true });
+  /**
+   * The user's pushers are others than they were, or some of them wait for something.
+   *
+   * @param after the position at which that was so
+   */
+  changed(userId: string, after = Number.POSITIVE_INFINITY): void {
+    if (this.#isClosed) return;
+    this.#load(userId, this.add(userId), { mayBeNewAfter: Math.min(after, this.#deps.progress()) });
+  }
+
+  /** What is in memory may not be what the database says any more. */
+  reread(): void {
+    for (const [userId, user] of this.#users)
+      if (user.queues?.every((queue) => queue.isIdle) && user.loading === 0) {
+        user.queues = undefined;
+        this.#loaded.delete(user);
+      } else if (user.queues) this.changed(userId);
+  }
+
+  /** These users' pushers are another process's from now on. @returns what was in memory of them */
+  release(isLost: (userId: string) => boolean): PusherQueue[] {
+    const released: PusherQueue[] = [];
+    for (const [userId, user] of this.#users) {
+      if (!isLost(userId)) continue;
+      this.#users.delete(userId);
+      this.#loaded.delete(user);
+      user.isLost = true;
+      for (const queue of user.queues ?? []) {
+        queue.remove();
+        released.push(queue);
+      }
+    }
+    return released;
   }
 
   *withWork(): Generator<PusherQueue> {
@@ -121,15 +153,15 @@ export class PushUsers {
       .then(ended, (error: unknown) => {
         this.#deps.onError(error, userId);
         setTimeout(() => {
-          if (!this.#isClosed) this.#load(userId, user, why);
+          if (!this.#isClosed && !user.isLost) this.#load(userId, user, why);
           ended();
         }, RETRY_MS).unref();
       });
   }
 
-  async #read(userId: string, user: PushUser, { mayBeNew, hasRead }: ReadReason): Promise<void> {
+  async #read(userId: string, user: PushUser, { mayBeNewAfter, hasRead }: ReadReason): Promise<void> {
     const rows = await this.#deps.table.of(userId);
-    if (this.#isClosed) return;
+    if (this.#isClosed || user.isLost) return;
     const known = new Map((user.queues ?? []).map((queue) => [queue.key, queue]));
     user.queues = rows.map((row) => {
       const fresh = new PusherQueue(row);
@@ -141,8 +173,8 @@ export class PushUsers {
       }
       if (row.dueTs !== null) fresh.isWaiting = true;
       // What happened since a new pusher was set, or one was switched on again, has not been given to it.
-      else if (mayBeNew) {
-        row.pos = Math.max(row.pos, this.#deps.progress());
+      else if (mayBeNewAfter !== undefined) {
+        row.pos = Math.max(row.pos, Math.min(mayBeNewAfter, ...user.early.values()));
         fresh.isBehind = true;
       }
       return fresh;

@@ -28,7 +28,7 @@ const COLUMNS = `user_id AS "userId", app_id AS "appId", pushkey, kind, lang, da
 /** Rooms that one pusher catches up with at a time. */
 const MAX_ROOMS = 1_000;
 
-/** Where the deliveries of pushers stand, in the tables `pushers` and `push_progress`. */
+/** Where the deliveries of pushers stand, in the table `pushers`. */
 export class PusherTable {
   readonly #db: Queryable;
   readonly #saves = new Batcher<PusherRow>((rows) => this.#store(rows));
@@ -78,17 +78,17 @@ export class PusherTable {
     return this.#saves.idle();
   }
 
-  /** The position up to which everyone who does not wait has been told; `undefined` before the first time. */
-  async progress(): Promise<number | undefined> {
-    const [row] = await this.#db.query<{ pos: number }>('SELECT pos FROM push_progress');
-    return row?.pos;
-  }
-
-  async setProgress(pos: number): Promise<void> {
-    await this.#db.query(
-      `INSERT INTO push_progress (pos) VALUES ($1)
-       ON CONFLICT (id) DO UPDATE SET pos = greatest(push_progress.pos, EXCLUDED.pos)`,
-      [pos],
+  /** Members of rooms who have pushers that are switched on. */
+  membersOf(roomIds: readonly string[]): Promise<Array<{ userId: string; roomId: string }>> {
+    return this.#db.query(
+      {
+        name: 'push-members-of',
+        text: `SELECT DISTINCT m.user_id AS "userId", r.room_id AS "roomId"
+               FROM rooms r JOIN room_members m ON m.room = r.nid
+               WHERE r.room_id = ANY($1) AND m.membership = 'join'
+                 AND m.user_id IN (SELECT user_id FROM pushers WHERE enabled)`,
+      },
+      [roomIds],
     );
   }
 

@@ -1,3 +1,6 @@
+import type { Cluster, Duty } from '@trellis/cluster/cluster.ts';
+import { DutyMarks, type Marks, TakenUpError } from '@trellis/cluster/duty-marks.ts';
+import { Takeover } from '@trellis/cluster/takeover.ts';
 import type { EventChange, Rooms } from '@trellis/rooms/rooms.ts';
 import type { ReceiptChange, Stream } from '@trellis/storage/streams.ts';
 import type { Badges } from './badges.ts';
@@ -10,6 +13,7 @@ import type { PusherQueue } from './pusher-queue.ts';
 import type { PusherTable } from './pusher-table.ts';
 
 export interface PushesDeps {
+  readonly cluster: Cluster;
   readonly rooms: Rooms;
   readonly receipts: Stream<ReceiptChange>;
   readonly table: PusherTable;
@@ -34,8 +38,17 @@ const PROGRESS_INTERVAL_MS = 10_000;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** What is in flight when the server stops has that long to be answered. */
 const CLOSE_WAIT_MS = 3_000;
+/** The same when another process takes over, while nobody tells. */
+const RELEASE_WAIT_MS = 1_000;
+const RETRY_MS = 1_000;
+const CHANGED = 'push/changed';
 /** Work in one go before others get their turn in the event loop. */
 const BREATH_MS = 5;
+
+interface Fresh {
+  readonly after: number;
+  readonly alsoFor: Set<string>;
+}
 
 /**
  * Tells pushers what happened.
@@ -46,68 +59,185 @@ const BREATH_MS = 5;
  * 4. One that cannot keeps its position and a time in the database, and nothing in memory. For all others one common
  *    position is written down every now and then.
  * 5. At start, that position and those that wait say what is still to be told.
+ *
+ * Of several processes each has the pushers of its own users; they come to another as if that had just started.
  */
 export class Pushes {
   readonly #deps: PushesDeps;
   readonly #users: PushUsers;
   /** Rooms with events that their members have not been given yet. */
-  readonly #fresh = new Map<string, { after: number; alsoFor: Set<string> }>();
+  #fresh = new Map<string, Fresh>();
+  /** Everything up to here has been given to those that it concerns. */
+  #distributed: number;
+  #isLooking = false;
   readonly #lanes = new Lanes(WIDTH, GATEWAY_WIDTH);
   readonly #failingLanes = new Lanes(FAILING_WIDTH, FAILING_WIDTH);
-  readonly #running = new Set<Promise<void>>();
+  readonly #running = new Map<PusherQueue, Promise<void>>();
+  readonly #marks: DutyMarks;
+  readonly #takeover: Takeover<{ users: string[]; waiting: string[] }>;
   #isScheduled = false;
   #isStarted = false;
+  #isClosed = false;
+  /** Where it was when it gave something up; until it is known who has what from then on. */
+  #releasedAt: Marks | undefined;
+  #isLost: ((userId: string) => boolean) | undefined;
   #progressTimer: NodeJS.Timeout | undefined;
   #storedProgress = 0;
+  /** As it stands in the database; `undefined` when that is not known. */
+  #saved: number | undefined;
+  #isSettledOnce = false;
   #lastBreath = 0;
 
   constructor(deps: PushesDeps) {
+    const { cluster, rooms, receipts, table, log } = deps;
+    const { stream, db } = rooms.parts;
     this.#deps = deps;
+    this.#distributed = stream.current;
     this.#users = new PushUsers({
-      table: deps.table,
-      progress: () => this.#storedProgress,
+      table,
+      progress: () => this.#takeover.floor({ events: this.#storedProgress, lists: 0 }).events,
       onWork: (queue) => this.#schedule(queue),
-      onError: (err, userId) => deps.log.warn({ err, userId }, 'pushers could not be read'),
+      onError: (err, userId) => log.warn({ err, userId }, 'pushers could not be read'),
     });
-    deps.rooms.parts.stream.subscribe((pos, change) => this.#onEvent(pos, change));
-    deps.receipts.subscribe((_pos, change) => this.#onReceipt(change));
+    this.#marks = new DutyMarks(db, cluster, 'pusher');
+    this.#takeover = new Takeover({
+      marks: this.#marks,
+      positions: () => this.#positions(),
+      read: async () => ({ users: await table.users(), waiting: await table.usersWaiting() }),
+      settle: ({ users, waiting }, { events }) => this.#settle(users, waiting, events),
+      recover: (from, upTo) => this.#recover(from.events, upTo.events),
+      onFree: () => this.#scheduleAll(),
+      log,
+    });
+    stream.subscribe(
+      (pos, change) => this.#onEvent(pos, change),
+      ({ from, to }) => {
+        if (this.#isStarted) this.#takeover.gap({ events: from, lists: 0 }, { events: to, lists: 0 });
+      },
+    );
+    receipts.subscribe((_pos, change) => this.#onReceipt(change));
+    cluster.onAnnounce(CHANGED, ([userId, after]: readonly [string, number]) => {
+      if (this.#owns(userId)) this.#users.changed(userId, after);
+    });
+    cluster.onGap(() => void this.#reread());
+    cluster.onHandover({ release: (lost) => this.#release(lost), take: () => this.#take() });
   }
 
-  /** Takes up what was outstanding when the process ended. */
+  /** To be called before this process can have any duties. */
+  prepare(): Promise<void> {
+    return this.#marks.prepare();
+  }
+
+  /** Takes up what was outstanding when the process ended, or before it came to others. */
   async start(): Promise<void> {
-    const { table, rooms } = this.#deps;
-    const now = rooms.parts.stream.current;
-    for (const userId of await table.users()) this.#users.add(userId);
-    // Before the first start nobody was told anything: what is old by now is not news any more.
-    const progress = (await table.progress()) ?? now;
-    if (progress < now)
-      for (const { userId, roomId } of await table.usersWithNews(progress, now))
-        this.#users.news(userId, roomId, progress);
-    this.#storedProgress = progress;
     this.#isStarted = true;
-    for (const userId of await table.usersWaiting()) this.#users.changed(userId);
-    for (const queue of this.#users.withWork()) this.#schedule(queue);
-    this.#progressTimer = setInterval(() => this.#saveProgress(), PROGRESS_INTERVAL_MS).unref();
+    this.#take();
+    this.#progressTimer = setInterval(() => void this.#keepUp(), PROGRESS_INTERVAL_MS).unref();
+    if (!this.#deps.cluster.shared) await this.#takeover.free();
   }
 
   /** The user's pushers are others than they were. */
-  changed(userId: string): void {
-    this.#users.changed(userId);
+  async changed(userId: string): Promise<void> {
+    const { cluster, rooms } = this.#deps;
+    if (!cluster.shared) this.#users.changed(userId);
+    else await cluster.announce(CHANGED, [userId, rooms.parts.stream.current]);
   }
 
   async close(): Promise<void> {
     clearInterval(this.#progressTimer);
     this.#isStarted = false;
+    this.#takeover.close();
+    this.#marks.close();
     const late = new Promise((wake) => setTimeout(wake, CLOSE_WAIT_MS).unref());
-    await Promise.race([Promise.all(this.#running), late]);
+    await Promise.race([Promise.all(this.#running.values()), late]);
     this.#distribute();
     await this.#saveProgress();
     await this.#deps.table.idle();
     this.#users.close();
+    this.#isClosed = true;
+    if (this.#releasedAt) await this.#marks.forget();
+  }
+
+  #owns(userId: string): boolean {
+    return this.#deps.cluster.owns('pusher', userId) && this.#isLost?.(userId) !== true;
+  }
+
+  /** Everything up to here is told, or noted in the database. */
+  #positions(): Marks {
+    return { events: Math.min(this.#distributed, this.#users.outstandingAfter()), lists: 0 };
+  }
+
+  #take(): void {
+    if (!this.#isStarted) return;
+    this.#isLost = undefined;
+    this.#releasedAt = undefined;
+    this.#takeover.take();
+  }
+
+  async #release(lost: (duty: Duty, key: string) => boolean): Promise<void> {
+    if (!this.#isStarted && !this.#isClosed) return;
+    this.#isLost = (userId) => lost('pusher', userId);
+    this.#releasedAt ??= this.#takeover.floor(this.#positions());
+    const from = this.#releasedAt;
+    this.#takeover.release();
+    const running = this.#users.release(this.#isLost).flatMap((queue) => this.#running.get(queue) ?? []);
+    const late = new Promise((wake) => setTimeout(wake, RELEASE_WAIT_MS));
+    if (running.length > 0) await Promise.race([Promise.all(running), late]);
+    // What was told just now has to be known to who comes next.
+    await this.#deps.table.idle();
+    for (;;)
+      try {
+        await this.#marks.release(
+          () => this.#takeover.floor(this.#positions()),
+          () => this.#takeover.floor(from),
+        );
+        break;
+      } catch (err) {
+        if (err instanceof TakenUpError) throw err;
+        this.#deps.log.warn({ err }, 'it could not be stored how far pushers are: trying again');
+        await new Promise((wake) => setTimeout(wake, RETRY_MS).unref());
+      }
+    if (this.#isClosed) await this.#marks.forget();
+  }
+
+  #settle(users: readonly string[], waiting: readonly string[], upTo: number): void {
+    this.#isSettledOnce = true;
+    this.#saved = undefined;
+    this.#storedProgress = Math.max(this.#storedProgress, upTo);
+    const gained = new Set<string>();
+    for (const userId of users) {
+      if (!this.#owns(userId) || this.#users.has(userId)) continue;
+      gained.add(userId);
+      this.#users.add(userId);
+    }
+    for (const userId of waiting) if (gained.has(userId)) this.#users.changed(userId);
+  }
+
+  async #recover(after: number, upTo: number): Promise<void> {
+    for (const { userId, roomId } of await this.#deps.table.usersWithNews(after, upTo)) {
+      if (!this.#users.has(userId)) continue;
+      this.#deps.badges.roomChanged(userId, roomId);
+      this.#users.news(userId, roomId, after);
+    }
+  }
+
+  /** Announcements may have been missed. */
+  async #reread(): Promise<void> {
+    const { table, badges, log } = this.#deps;
+    if (!this.#isStarted) return;
+    badges.forget();
+    this.#users.reread();
+    try {
+      for (const userId of await table.users())
+        if (this.#owns(userId) && !this.#users.has(userId)) this.#users.changed(userId);
+    } catch (err) {
+      log.warn({ err }, 'pushers could not be read again');
+      setTimeout(() => void this.#reread(), RETRY_MS).unref();
+    }
   }
 
   #onEvent(pos: number, { roomId, memberships }: EventChange): void {
-    if (this.#users.isEmpty) return;
+    if (this.#users.isEmpty && !this.#deps.cluster.shared) return;
     let fresh = this.#fresh.get(roomId);
     if (!fresh) {
       fresh = { after: pos - 1, alsoFor: new Set() };
@@ -131,14 +261,56 @@ export class Pushes {
     setImmediate(() => this.#distribute());
   }
 
+  /** Gives what is new to those that it concerns, or begins to look up who that is. */
   #distribute(): void {
     this.#isScheduled = false;
-    for (const [roomId, { after, alsoFor }] of this.#fresh) {
-      const members = this.#deps.rooms.peek(roomId)?.joinedHere;
-      for (const userId of members ?? []) this.#give(userId, roomId, after);
-      for (const userId of alsoFor) if (!members?.has(userId)) this.#give(userId, roomId, after);
+    if (this.#isLooking) return;
+    const { cluster, rooms } = this.#deps;
+    const upTo = rooms.parts.stream.current;
+    const fresh = this.#fresh;
+    if (fresh.size > 0) {
+      this.#fresh = new Map();
+      // Here and there a room is not in memory that another process has an event of.
+      const unknown = cluster.shared ? [...fresh.keys()].filter((roomId) => !rooms.peek(roomId)) : [];
+      if (unknown.length > 0 && !this.#users.isEmpty) {
+        this.#isLooking = true;
+        void this.#lookUp(fresh, unknown, upTo);
+        return;
+      }
+      this.#giveAll(fresh, new Map());
     }
-    this.#fresh.clear();
+    this.#distributed = Math.max(this.#distributed, upTo);
+  }
+
+  async #lookUp(fresh: ReadonlyMap<string, Fresh>, unknown: readonly string[], upTo: number): Promise<void> {
+    const { table, log } = this.#deps;
+    const members = new Map<string, string[]>();
+    for (;;)
+      try {
+        for (const { roomId, userId } of await table.membersOf(unknown)) {
+          const ofRoom = members.get(roomId);
+          if (ofRoom) ofRoom.push(userId);
+          else members.set(roomId, [userId]);
+        }
+        break;
+      } catch (err) {
+        if (this.#isClosed) return;
+        log.warn({ err }, 'it could not be read who is to be told: trying again');
+        await new Promise((wake) => setTimeout(wake, RETRY_MS).unref());
+      }
+    this.#giveAll(fresh, members);
+    this.#distributed = Math.max(this.#distributed, upTo);
+    this.#isLooking = false;
+    if (this.#fresh.size > 0) this.#wake();
+  }
+
+  #giveAll(fresh: ReadonlyMap<string, Fresh>, lookedUp: ReadonlyMap<string, readonly string[]>): void {
+    for (const [roomId, { after, alsoFor }] of fresh) {
+      const joined = this.#deps.rooms.peek(roomId)?.joinedHere;
+      const members = joined ?? new Set(lookedUp.get(roomId));
+      for (const userId of members) this.#give(userId, roomId, after);
+      for (const userId of alsoFor) if (!members.has(userId)) this.#give(userId, roomId, after);
+    }
   }
 
   #give(userId: string, roomId: string, after: number): void {
@@ -148,9 +320,18 @@ export class Pushes {
   }
 
   #schedule(queue: PusherQueue): void {
-    if (!this.#isStarted || queue.isRunning || queue.isRemoved || queue.timer) return;
+    if (!this.#mayRun || queue.isRunning || queue.isRemoved || queue.timer) return;
     if (queue.isWaiting) this.#waitFor(queue);
     else if (queue.hasWork) this.#start(queue);
+  }
+
+  /** Nothing may be told while something older may be found yet. */
+  get #mayRun(): boolean {
+    return this.#isStarted && !this.#takeover.isRecovering;
+  }
+
+  #scheduleAll(): void {
+    for (const queue of this.#users.withWork()) this.#schedule(queue);
   }
 
   #start(queue: PusherQueue): void {
@@ -159,12 +340,12 @@ export class Pushes {
     const run = lanes
       .run(laneOf(queue), () => this.#run(queue))
       .finally(() => {
-        this.#running.delete(run);
+        this.#running.delete(queue);
         queue.isRunning = false;
         // What came in while the run was ending has found it under way.
         this.#schedule(queue);
       });
-    this.#running.add(run);
+    this.#running.set(queue, run);
   }
 
   #waitFor(queue: PusherQueue): void {
@@ -182,7 +363,7 @@ export class Pushes {
 
   async #run(queue: PusherQueue): Promise<void> {
     await this.#breathe();
-    if (!this.#isStarted || queue.isRemoved) return;
+    if (!this.#mayRun || queue.isRemoved) return;
     const { row } = queue;
     try {
       const delivery = await this.#deliver(queue);
@@ -200,11 +381,11 @@ export class Pushes {
   }
 
   async #deliver(queue: PusherQueue): Promise<Delivery> {
-    const { rooms, table, candidates, http, mail } = this.#deps;
+    const { table, candidates, http, mail } = this.#deps;
     const { row } = queue;
     // Everything up to this position has to be among what is taken.
     this.#distribute();
-    const to = rooms.parts.stream.current;
+    const to = this.#distributed;
     let news = queue.take();
     if (queue.isBehind) news = queue.caughtUp(await table.roomsWithNews(row.userId, row.pos, to));
     const notifications = await candidates.find(row.userId, news, to);
@@ -245,15 +426,22 @@ export class Pushes {
     this.#users.changed(userId);
   }
 
+  async #keepUp(): Promise<void> {
+    await this.#saveProgress();
+    if (await this.#marks.hasOrphans().catch(() => false)) this.#takeover.take();
+  }
+
   async #saveProgress(): Promise<void> {
-    let pos = this.#deps.rooms.parts.stream.current;
-    for (const { after } of this.#fresh.values()) pos = Math.min(pos, after);
-    pos = Math.min(pos, this.#users.outstandingAfter());
-    if (pos <= this.#storedProgress) return;
+    this.#distribute();
+    const positions = () => this.#takeover.floor(this.#positions());
+    if (!this.#isSettledOnce || positions().events === this.#saved) return;
     try {
-      await this.#deps.table.setProgress(pos);
-      this.#storedProgress = pos;
+      const { events } = await this.#marks.save(positions);
+      this.#saved = events;
+      this.#storedProgress = events;
     } catch (err) {
+      // Others tell what was this process's to tell, which is about to end.
+      if (err instanceof TakenUpError) return;
       this.#deps.log.warn({ err }, 'the progress of pushers could not be stored');
     }
   }

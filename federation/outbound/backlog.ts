@@ -38,6 +38,7 @@ export class Backlog {
 
   /** Takes over a row as it was stored. `newest`: no event of an open span is after this. */
   restore(row: BacklogRow, newest: number): void {
+    if (this.#rooms.get(row.roomId)?.some(({ opened }) => opened === row.opened)) return;
     const { roomId, opened, from, to } = row;
     const span = { roomId, opened, from, last: to ?? newest, closed: to !== null, stored: true };
     this.#rooms.set(roomId, [...(this.#rooms.get(roomId) ?? []), span]);

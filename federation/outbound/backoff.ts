@@ -1,3 +1,4 @@
+import { alone, type Cluster, type Json } from '@trellis/cluster/cluster.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 
 export interface BackoffState {
@@ -15,10 +16,12 @@ const LONGEST_INTERVAL = 24 * 3_600_000;
 const LONGEST_AFTER_RESTART = 5 * 60_000;
 /** Destinations remembered as failing; beyond it the oldest are forgotten and simply tried again. */
 const MAX_ENTRIES = 100_000;
+const TOPIC = 'federation/backoff';
 
 /**
  * Which destinations are not worth a request now: from a second after a first failure to a day, over restarts.
- * A destination that answers, or that talks to us, is forgotten, so the usual case costs one look in a map.
+ * A destination that answers, or that talks to us, is forgotten, so the usual case costs one look in a map. All
+ * processes know the same: each tells the others.
  */
 export class Backoff {
   readonly #db: Queryable;
@@ -26,26 +29,26 @@ export class Backoff {
   readonly #failing = new Map<string, BackoffState>();
   readonly #listeners: Array<(destination: string) => void> = [];
 
-  constructor(db: Queryable, clock: () => number = Date.now) {
+  readonly #cluster: Cluster;
+
+  constructor(db: Queryable, clock: () => number = Date.now, cluster = alone()) {
     this.#db = db;
     this.#clock = clock;
+    this.#cluster = cluster;
+    cluster.onAnnounce(TOPIC, ([destination, state]: readonly [string, BackoffState | null]) => {
+      if (state) this.#failing.set(destination, state);
+      else this.#recovered(destination);
+    });
+    cluster.onGap(() => void this.#reread());
   }
 
   /** Reads what was failing when the process ended. */
   async load(): Promise<void> {
-    const rows = await this.#db.query<{
-      destination: string;
-      failing_since_ts: number;
-      failures: number;
-      retry_after_ts: number;
-    }>('SELECT * FROM federation_backoff ORDER BY retry_after_ts DESC LIMIT $1', [MAX_ENTRIES]);
     const now = this.#clock();
-    for (const row of rows) {
-      this.#failing.set(row.destination, {
-        failingSince: row.failing_since_ts,
-        failures: row.failures,
-        retryAfter: Math.min(row.retry_after_ts, Math.round(now + Math.random() * LONGEST_AFTER_RESTART)),
-      });
+    for (const row of await this.#rows()) {
+      const state = stateOf(row);
+      state.retryAfter = Math.min(state.retryAfter, Math.round(now + Math.random() * LONGEST_AFTER_RESTART));
+      this.#failing.set(row.destination, state);
     }
   }
 
@@ -80,6 +83,7 @@ export class Backoff {
     };
     if (!before && this.#failing.size >= MAX_ENTRIES) await this.#evictOldest();
     this.#failing.set(destination, state);
+    this.#tell([destination, { ...state }]);
     await this.#db.query(
       `INSERT INTO federation_backoff (destination, failing_since_ts, failures, retry_after_ts)
        VALUES ($1, $2, $3, $4)
@@ -91,9 +95,40 @@ export class Backoff {
 
   /** The destination answered us, or made a request that it signed. */
   async reachable(destination: string): Promise<void> {
-    if (!this.#failing.delete(destination)) return;
-    for (const listener of this.#listeners) listener(destination);
+    if (!this.#recovered(destination)) return;
+    this.#tell([destination, null]);
     await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [destination]);
+  }
+
+  #recovered(destination: string): boolean {
+    if (!this.#failing.delete(destination)) return false;
+    for (const listener of this.#listeners) listener(destination);
+    return true;
+  }
+
+  /** Whoever does not hear of it tries for itself. */
+  #tell(news: Json): void {
+    if (this.#cluster.shared) this.#cluster.announce(TOPIC, news).catch(() => {});
+  }
+
+  /** What others told may have been missed. */
+  async #reread(): Promise<void> {
+    const before = [...this.#failing.keys()];
+    try {
+      const rows = await this.#rows();
+      const failing = new Set(rows.map(({ destination }) => destination));
+      for (const destination of before) if (!failing.has(destination)) this.#recovered(destination);
+      for (const row of rows) this.#failing.set(row.destination, stateOf(row));
+    } catch {
+      // It is found out anew.
+    }
+  }
+
+  #rows(): Promise<BackoffRow[]> {
+    return this.#db.query<BackoffRow>(
+      'SELECT * FROM federation_backoff ORDER BY retry_after_ts DESC LIMIT $1',
+      [MAX_ENTRIES],
+    );
   }
 
   async #evictOldest(): Promise<void> {
@@ -102,4 +137,15 @@ export class Backoff {
     this.#failing.delete(oldest);
     await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [oldest]);
   }
+}
+
+interface BackoffRow {
+  readonly destination: string;
+  readonly failing_since_ts: number;
+  readonly failures: number;
+  readonly retry_after_ts: number;
+}
+
+function stateOf({ failing_since_ts, failures, retry_after_ts }: BackoffRow): BackoffState {
+  return { failingSince: failing_since_ts, failures, retryAfter: retry_after_ts };
 }

@@ -1,12 +1,6 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 
-/** Up to where everything is delivered or written down as outstanding. */
-export interface Progress {
-  readonly events: number;
-  readonly deviceLists: number;
-}
-
 /** What a destination lacks of a room. */
 export interface BacklogRow {
   readonly destination: string;
@@ -56,13 +50,6 @@ export class DeliveryStore {
     this.#serverName = serverName;
   }
 
-  async progress(): Promise<Progress | undefined> {
-    const [row] = await this.#db.query<Progress>(
-      'SELECT events_pos AS events, device_lists_pos AS "deviceLists" FROM federation_progress',
-    );
-    return row;
-  }
-
   backlog(): Promise<BacklogRow[]> {
     return this.#db.query<BacklogRow>(
       `SELECT destination, room_id AS "roomId", opened, from_pos AS from, to_pos AS to
@@ -85,49 +72,42 @@ export class DeliveryStore {
   }
 
   /** Writes down what changed, together with the progress that it stands for. */
-  async save(progress: Progress, { put, removed, devices }: BacklogChanges): Promise<void> {
+  async save(tx: Queryable, { put, removed, devices }: BacklogChanges): Promise<void> {
     const behind = [...devices].filter((entry): entry is [string, number] => entry[1] !== undefined);
     const done = [...devices].filter(([, pos]) => pos === undefined).map(([destination]) => destination);
-    await this.#db.transaction(async (tx) => {
-      if (removed.length > 0)
-        await tx.query(
-          `DELETE FROM federation_backlog b
-           USING unnest($1::text[], $2::text[], $3::bigint[]) AS u(destination, room_id, opened)
-           WHERE b.destination = u.destination AND b.room_id = u.room_id AND b.opened = u.opened`,
-          [
-            removed.map(({ destination }) => destination),
-            removed.map(({ roomId }) => roomId),
-            removed.map(({ opened }) => opened),
-          ],
-        );
-      if (put.length > 0)
-        await tx.query(
-          `INSERT INTO federation_backlog (destination, room_id, opened, from_pos, to_pos)
-           SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
-           ON CONFLICT (destination, room_id, opened) DO UPDATE
-           SET from_pos = excluded.from_pos, to_pos = excluded.to_pos`,
-          [
-            put.map(({ destination }) => destination),
-            put.map(({ roomId }) => roomId),
-            put.map(({ opened }) => opened),
-            put.map(({ from }) => from),
-            put.map(({ to }) => to),
-          ],
-        );
-      if (behind.length > 0)
-        await tx.query(
-          `INSERT INTO federation_device_backlog (destination, pos) SELECT * FROM unnest($1::text[], $2::bigint[])
-           ON CONFLICT (destination) DO UPDATE SET pos = excluded.pos`,
-          [behind.map(([destination]) => destination), behind.map(([, pos]) => pos)],
-        );
-      if (done.length > 0)
-        await tx.query('DELETE FROM federation_device_backlog WHERE destination = ANY($1)', [done]);
+    if (removed.length > 0)
       await tx.query(
-        `INSERT INTO federation_progress (events_pos, device_lists_pos) VALUES ($1, $2)
-         ON CONFLICT (singleton) DO UPDATE SET events_pos = excluded.events_pos, device_lists_pos = excluded.device_lists_pos`,
-        [progress.events, progress.deviceLists],
+        `DELETE FROM federation_backlog b
+         USING unnest($1::text[], $2::text[], $3::bigint[]) AS u(destination, room_id, opened)
+         WHERE b.destination = u.destination AND b.room_id = u.room_id AND b.opened = u.opened`,
+        [
+          removed.map(({ destination }) => destination),
+          removed.map(({ roomId }) => roomId),
+          removed.map(({ opened }) => opened),
+        ],
       );
-    });
+    if (put.length > 0)
+      await tx.query(
+        `INSERT INTO federation_backlog (destination, room_id, opened, from_pos, to_pos)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+         ON CONFLICT (destination, room_id, opened) DO UPDATE
+         SET from_pos = excluded.from_pos, to_pos = excluded.to_pos`,
+        [
+          put.map(({ destination }) => destination),
+          put.map(({ roomId }) => roomId),
+          put.map(({ opened }) => opened),
+          put.map(({ from }) => from),
+          put.map(({ to }) => to),
+        ],
+      );
+    if (behind.length > 0)
+      await tx.query(
+        `INSERT INTO federation_device_backlog (destination, pos) SELECT * FROM unnest($1::text[], $2::bigint[])
+         ON CONFLICT (destination) DO UPDATE SET pos = excluded.pos`,
+        [behind.map(([destination]) => destination), behind.map(([, pos]) => pos)],
+      );
+    if (done.length > 0)
+      await tx.query('DELETE FROM federation_device_backlog WHERE destination = ANY($1)', [done]);
   }
 
   /**
@@ -178,12 +158,28 @@ export class DeliveryStore {
     );
   }
 
+  /** Changes of membership in one room, oldest first. */
+  memberNews(roomId: string, after: number, upTo: number): Promise<NewsRow[]> {
+    return this.#db.query<NewsRow>(
+      `SELECT e.pos, r.room_id AS "roomId", e.sender, e.type, e.state_key AS "stateKey", false AS relayed, e.json,
+              p.json AS "replacedJson"
+       FROM events e JOIN rooms r ON r.nid = e.room LEFT JOIN events p ON p.event_id = e.replaces
+       WHERE r.room_id = $1 AND e.pos > $2 AND e.pos <= $3 AND NOT e.backfilled AND e.status = 0
+         AND e.type = 'm.room.member'
+       ORDER BY e.pos`,
+      [roomId, after, upTo],
+    );
+  }
+
   /** Forgets which events were passed on, where nobody lacks them any more. */
   async prune(): Promise<void> {
     await this.#db.query(
-      `DELETE FROM relayed_events y USING rooms r, federation_progress p
-       WHERE r.nid = y.room AND y.pos <= p.events_pos AND NOT EXISTS (
-         SELECT FROM federation_backlog b WHERE b.room_id = r.room_id AND b.from_pos <= y.pos)`,
+      `DELETE FROM relayed_events y USING rooms r
+       WHERE r.nid = y.room AND y.pos <= (
+         SELECT min(events_pos) FROM (
+           SELECT events_pos FROM duty_marks WHERE duty = 'destination' UNION ALL
+           SELECT events_pos FROM duty_handovers WHERE duty = 'destination') p)
+         AND NOT EXISTS (SELECT FROM federation_backlog b WHERE b.room_id = r.room_id AND b.from_pos <= y.pos)`,
     );
   }
 

@@ -64,6 +64,10 @@ export class Destination {
   /** Not to be tried before. */
   notBefore = 0;
   delivering = false;
+  /** Another process delivers to it from now on. */
+  isStopped = false;
+  /** Breaks off what is in flight. */
+  readonly stopping = new AbortController();
   timer: NodeJS.Timeout | undefined;
   /** What got no answer: sent again as it was (spec: `/send`), once. */
   unanswered: { readonly id: string; readonly transaction: OutgoingTransaction } | undefined;

@@ -1,11 +1,22 @@
+import type { Cluster, Json } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { EventChange, Rooms } from '@trellis/rooms/rooms.ts';
-import type { PresenceState, ReceiptChange, Streams, TypingChange } from '@trellis/storage/streams.ts';
+import type {
+  PresenceState,
+  ReceiptChange,
+  StreamGap,
+  Streams,
+  TypingChange,
+} from '@trellis/storage/streams.ts';
+import type { DeliveryStore } from './delivery-store.ts';
 import type { EphemeralEdus } from './ephemeral-edus.ts';
+import { membershipIn } from './recovery.ts';
 
 export interface OutgoingEdusDeps {
+  readonly cluster: Cluster;
+  readonly store: Pick<DeliveryStore, 'news'>;
   /** `FederationQueues`. */
   readonly queues: {
     addEphemeral(names: Iterable<string>, add: (edus: EphemeralEdus) => void): void;
@@ -29,7 +40,22 @@ const GATHER = 150;
 /** Local users whose presence a server gets when it comes into their room. */
 const MAX_INTRODUCED = 100;
 
-/** Passes what local users do on to the servers that it concerns: typing, receipts, presence, and new company. */
+const NEWS_READ = 5_000;
+const EPHEMERAL = 'federation/ephemeral';
+
+/** What goes into `EphemeralEdus`, for other processes. */
+interface News {
+  readonly typing?: readonly [roomId: string, userId: string, typing: boolean];
+  readonly receipts?: readonly ReceiptChange[];
+  /** User id to an item of the EDU's `push`. */
+  readonly presence?: ReadonlyArray<readonly [userId: string, update: JsonObject]>;
+}
+
+/**
+ * Passes what local users do on to the servers that it concerns: typing, receipts, presence, and new company. Of
+ * several processes the one that has the room, or the user, finds out which servers that are; each server is told by
+ * the process that delivers to it.
+ */
 export class OutgoingEdus {
   readonly #deps: OutgoingEdusDeps;
   readonly #serverName: string;
@@ -38,24 +64,32 @@ export class OutgoingEdus {
   #presenceTimer: NodeJS.Timeout | undefined;
 
   constructor(deps: OutgoingEdusDeps) {
-    const { rooms, streams } = deps;
+    const { cluster, rooms, streams } = deps;
     this.#deps = deps;
     this.#serverName = rooms.parts.serverName;
     streams.typing.subscribe((_pos, change) => this.#onTyping(change));
     streams.receipts.subscribe((_pos, change) => this.#onReceipt(change));
     if (deps.presence)
       streams.presence.subscribe((_pos, change) => this.#onPresence(change.userId, change.state));
-    rooms.parts.stream.subscribe((_pos, change) => this.#onEvent(change));
+    rooms.parts.stream.subscribe(
+      (_pos, change) => this.#onEvent(change),
+      (gap) => this.#inBackground(() => this.#introduceMissed(gap)),
+    );
+    cluster.serve(EPHEMERAL, ({ names, news }: { names: readonly string[]; news: News }) => {
+      this.#add(names, news);
+      return undefined;
+    });
   }
 
   #onTyping({ roomId, changed: { userId, typing } }: TypingChange): void {
-    if (!this.#isLocal(userId)) return;
-    this.#deps.queues.addEphemeral(this.#serversIn(roomId), (edus) => edus.typing(roomId, userId, typing));
+    if (!this.#isLocal(userId) || !this.#deps.cluster.owns('room', roomId)) return;
+    this.#inRoom(roomId, { typing: [roomId, userId, typing] });
   }
 
   #onReceipt(change: ReceiptChange): void {
     const { roomId, userId, type, threadId } = change;
-    if (type !== 'm.read' || !this.#isLocal(userId) || this.#serversIn(roomId).length === 0) return;
+    if (type !== 'm.read' || !this.#isLocal(userId) || !this.#deps.cluster.owns('room', roomId)) return;
+    if (this.#deps.rooms.peek(roomId)?.otherServers.length === 0) return;
     let gathered = this.#receipts.get(roomId);
     if (!gathered) {
       gathered = new Map();
@@ -66,15 +100,13 @@ export class OutgoingEdus {
   }
 
   #sendReceipts(roomId: string): void {
-    const receipts = this.#receipts.get(roomId) ?? new Map<string, ReceiptChange>();
+    const receipts = [...(this.#receipts.get(roomId)?.values() ?? [])];
     this.#receipts.delete(roomId);
-    this.#deps.queues.addEphemeral(this.#serversIn(roomId), (edus) => {
-      for (const receipt of receipts.values()) edus.receipt(receipt);
-    });
+    this.#inRoom(roomId, { receipts });
   }
 
   #onPresence(userId: string, state: PresenceState): void {
-    if (!this.#isLocal(userId)) return;
+    if (!this.#isLocal(userId) || !this.#deps.cluster.owns('user', userId)) return;
     this.#presence.set(userId, state);
     this.#presenceTimer ??= setTimeout(() => {
       this.#presenceTimer = undefined;
@@ -88,13 +120,44 @@ export class OutgoingEdus {
   }
 
   #sendPresence(userId: string, state: PresenceState, servers: Iterable<string>): void {
-    const update = presenceUpdate(userId, state);
-    this.#deps.queues.addEphemeral(servers, (edus) => edus.presence(userId, update));
+    this.#send(servers, { presence: [[userId, presenceUpdate(userId, state)]] });
+  }
+
+  /** To all other servers in a room. */
+  #inRoom(roomId: string, news: News): void {
+    const { rooms } = this.#deps;
+    const room = rooms.peek(roomId);
+    if (room) this.#send(room.otherServers, news);
+    else this.#inBackground(async () => this.#send((await rooms.get(roomId))?.otherServers ?? [], news));
+  }
+
+  #send(servers: Iterable<string>, news: News): void {
+    const { cluster } = this.#deps;
+    if (!cluster.shared) {
+      this.#add(servers, news);
+      return;
+    }
+    for (const [owner, names] of Map.groupBy(servers, (name) => cluster.owner('destination', name))) {
+      if (owner === cluster.self) this.#add(names, news);
+      // Worth nothing later: whoever has died in between need not be told again.
+      else
+        cluster
+          .call('destination', names[0]!, EPHEMERAL, { names, news: news as unknown as Json })
+          .catch(() => {});
+    }
+  }
+
+  #add(names: Iterable<string>, { typing, receipts, presence }: News): void {
+    this.#deps.queues.addEphemeral(names, (edus) => {
+      if (typing) edus.typing(...typing);
+      for (const receipt of receipts ?? []) edus.receipt(receipt);
+      for (const [userId, update] of presence ?? []) edus.presence(userId, update);
+    });
   }
 
   /** Those who begin to share a room get to know each other. */
   #onEvent({ roomId, servers, memberships }: EventChange): void {
-    if (!servers || servers.after.length === 0) return;
+    if (!servers || servers.after.length === 0 || !this.#deps.cluster.owns('room', roomId)) return;
     for (const { userId, before, after } of memberships)
       if (after === 'join' && before !== 'join' && this.#isLocal(userId))
         this.#inBackground(() => this.#introduceUser(userId, roomId, servers.after));
@@ -128,8 +191,21 @@ export class OutgoingEdus {
     if (state) this.#sendPresence(userId, state, servers);
   }
 
-  #serversIn(roomId: string): readonly string[] {
-    return this.#deps.rooms.peek(roomId)?.otherServers ?? [];
+  /** Who joined while nobody was told of it. */
+  async #introduceMissed({ from, to }: StreamGap): Promise<void> {
+    const { store, rooms, cluster } = this.#deps;
+    for (let after = from; ; ) {
+      const page = await store.news(after, to, NEWS_READ);
+      for (const { roomId, stateKey, json, replacedJson } of page) {
+        const joins = membershipIn(json) === 'join' && membershipIn(replacedJson) !== 'join';
+        if (!joins || stateKey === null || !this.#isLocal(stateKey) || !cluster.owns('room', roomId))
+          continue;
+        const servers = (await rooms.get(roomId))?.otherServers ?? [];
+        if (servers.length > 0) await this.#introduceUser(stateKey, roomId, servers);
+      }
+      if (page.length < NEWS_READ) return;
+      after = page.at(-1)!.pos;
+    }
   }
 
   #isLocal(userId: string): boolean {

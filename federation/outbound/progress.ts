@@ -1,11 +1,14 @@
-import type { DeliveryStore, Progress } from './delivery-store.ts';
+import { type DutyMarks, type Marks, TakenUpError } from '@trellis/cluster/duty-marks.ts';
+import type { BacklogChanges, DeliveryStore } from './delivery-store.ts';
 import type { Destination } from './destination.ts';
+import type { DeviceBacklog } from './device-backlog.ts';
 
 export interface ProgressKeeperDeps {
   readonly store: DeliveryStore;
+  readonly marks: DutyMarks;
   readonly destinations: Map<string, Destination>;
   /** Everything up to these positions has been handed to the destinations that it concerns. */
-  readonly positions: () => Progress;
+  readonly positions: () => Marks;
   readonly log: { warn(details: object, message: string): void };
 }
 
@@ -22,7 +25,7 @@ const SLOW = 5_000;
  */
 export class ProgressKeeper {
   readonly #deps: ProgressKeeperDeps;
-  #saved: Progress | undefined;
+  #saved: Marks | undefined;
   #timer: NodeJS.Timeout | undefined;
   #soon = false;
   #saving: Promise<void> = Promise.resolve();
@@ -34,6 +37,7 @@ export class ProgressKeeper {
   }
 
   start(): void {
+    if (this.#started) return;
     this.#started = true;
     this.schedule();
   }
@@ -48,6 +52,34 @@ export class ProgressKeeper {
   /** Positions moved on, with nothing for other servers. */
   moved(): void {
     if (this.#timer === undefined && this.#started) this.#arm(QUIET_INTERVAL);
+  }
+
+  /**
+   * Writes down all about destinations that others deliver to from now on: they have fallen behind.
+   *
+   * @param from where others have to look from
+   */
+  async release(lost: readonly Destination[], from: () => Marks): Promise<void> {
+    const { marks, store, log } = this.#deps;
+    for (;;) {
+      let changes: Changes | undefined;
+      try {
+        await marks.release(
+          () => {
+            changes = this.#changesOf(lost);
+            return this.#progress();
+          },
+          from,
+          (tx) => store.save(tx, changes!.rows),
+        );
+        return;
+      } catch (err) {
+        changes?.failed();
+        if (err instanceof TakenUpError) throw err;
+        log.warn({ err }, 'what others have to deliver from now on could not be stored: trying again');
+        await new Promise((wake) => setTimeout(wake, INTERVAL).unref());
+      }
+    }
   }
 
   async close(): Promise<void> {
@@ -68,50 +100,93 @@ export class ProgressKeeper {
   }
 
   async #save(): Promise<void> {
-    const { store, destinations, log, positions } = this.#deps;
-    const now = Date.now();
-    const progress = { ...positions() };
-    const changes = [];
-    const devices = new Map<string, number | undefined>();
+    const { store, marks, destinations, log } = this.#deps;
+    this.#dropSlow();
     let busy = false;
-    for (const destination of destinations.values()) {
-      const { name } = destination;
-      if (destination.oldestLive !== undefined && now - destination.progressAt > SLOW)
-        destination.fallBehind();
-      const { oldestLive } = destination;
-      if (oldestLive !== undefined) {
-        progress.events = Math.min(progress.events, oldestLive - 1);
-        busy = true;
+    let changes: Changes | undefined;
+    try {
+      if (this.#hasNews()) {
+        this.#saved = await marks.save(
+          () => {
+            changes = this.#changesOf(destinations.values());
+            return this.#progress();
+          },
+          (tx) => store.save(tx, changes!.rows),
+        );
+        changes?.stored();
       }
-      if (destination.backlog.hasChanges) changes.push(destination.backlog.takeChanges());
-      const lists = destination.devices;
-      if (lists && !lists.isEmpty && lists.stored !== lists.pos) devices.set(name, lists.pos);
-      else if (lists?.isEmpty && lists.stored !== undefined) devices.set(name, undefined);
+    } catch (err) {
+      changes?.failed();
+      // Others deliver what was this process's, which is about to end.
+      if (err instanceof TakenUpError) return;
+      log.warn({ err }, 'the progress of deliveries could not be stored');
+      busy = true;
     }
-    const isNews =
-      changes.length > 0 ||
-      devices.size > 0 ||
-      this.#saved?.events !== progress.events ||
-      this.#saved.deviceLists !== progress.deviceLists;
-    if (isNews) {
-      try {
-        await store.save(progress, {
-          put: changes.flatMap(({ put }) => put),
-          removed: changes.flatMap(({ removed }) => removed),
-          devices,
-        });
-        this.#saved = progress;
-        for (const [name, pos] of devices) {
-          const lists = destinations.get(name)?.devices;
-          if (lists) lists.stored = pos;
-        }
-      } catch (err) {
-        log.warn({ err }, 'the progress of deliveries could not be stored');
-        for (const { failed } of changes) failed();
-        busy = true;
-      }
+    for (const [name, destination] of destinations) {
+      busy ||= destination.oldestLive !== undefined;
+      if (destination.isIdle) destinations.delete(name);
     }
-    for (const [name, destination] of destinations) if (destination.isIdle) destinations.delete(name);
     if (busy) this.schedule();
   }
+
+  #dropSlow(): void {
+    const now = Date.now();
+    for (const destination of this.#deps.destinations.values())
+      if (destination.oldestLive !== undefined && now - destination.progressAt > SLOW)
+        destination.fallBehind();
+  }
+
+  /** Where everything is delivered or written down, once what is changed is. */
+  #progress(): Marks {
+    const { destinations, positions } = this.#deps;
+    let { events, lists } = positions();
+    for (const { oldestLive } of destinations.values())
+      if (oldestLive !== undefined) events = Math.min(events, oldestLive - 1);
+    return { events, lists };
+  }
+
+  #hasNews(): boolean {
+    const { events, lists } = this.#progress();
+    if (this.#saved?.events !== events || this.#saved.lists !== lists) return true;
+    for (const { backlog, devices } of this.#deps.destinations.values())
+      if (backlog.hasChanges || isNews(devices)) return true;
+    return false;
+  }
+
+  #changesOf(destinations: Iterable<Destination>): Changes {
+    const changes: Array<ReturnType<Destination['backlog']['takeChanges']>> = [];
+    const devices = new Map<string, number | undefined>();
+    const lists: DeviceBacklog[] = [];
+    for (const destination of destinations) {
+      if (destination.backlog.hasChanges) changes.push(destination.backlog.takeChanges());
+      if (!isNews(destination.devices)) continue;
+      devices.set(destination.name, destination.devices.isEmpty ? undefined : destination.devices.pos);
+      lists.push(destination.devices);
+    }
+    return {
+      rows: {
+        put: changes.flatMap(({ put }) => put),
+        removed: changes.flatMap(({ removed }) => removed),
+        devices,
+      },
+      stored: () => {
+        for (const [index, pos] of [...devices.values()].entries()) lists[index]!.stored = pos;
+      },
+      failed: () => {
+        for (const { failed } of changes) failed();
+      },
+    };
+  }
+}
+
+interface Changes {
+  readonly rows: BacklogChanges;
+  stored(): void;
+  failed(): void;
+}
+
+/** Whether the database says something else of where a destination stands. */
+function isNews(devices: DeviceBacklog | undefined): devices is DeviceBacklog {
+  if (!devices) return false;
+  return devices.isEmpty ? devices.stored !== undefined : devices.stored !== devices.pos;
 }

@@ -1,13 +1,17 @@
+import type { Cluster, Duty } from '@trellis/cluster/cluster.ts';
+import { DutyMarks, type Marks } from '@trellis/cluster/duty-marks.ts';
+import { Takeover } from '@trellis/cluster/takeover.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { EventChange, Rooms } from '@trellis/rooms/rooms.ts';
 import type { DeviceListChange, Stream } from '@trellis/storage/streams.ts';
 import { parseServerAddress } from '../server-name.ts';
 import type { FederationClient } from './client.ts';
-import type { DeliveryStore } from './delivery-store.ts';
+import type { BacklogRow, DeliveryStore } from './delivery-store.ts';
 import { type DeliveryParts, Destination } from './destination.ts';
 import { DeviceBacklog, type DeviceUpdates } from './device-backlog.ts';
 import type { EphemeralEdus } from './ephemeral-edus.ts';
+import { OwnedNames } from './owned-names.ts';
 import { ProgressKeeper } from './progress.ts';
 import { undelivered } from './recovery.ts';
 import { Sender } from './sender.ts';
@@ -19,6 +23,7 @@ export interface QueuesDeps {
   readonly memberships: Memberships;
   readonly deviceLists: Stream<DeviceListChange>;
   readonly devices: DeviceUpdates;
+  readonly cluster: Cluster;
   /** Servers that this one federates with. */
   readonly isAllowed: (serverName: string) => boolean;
   readonly log: { warn(details: object, message: string): void };
@@ -28,7 +33,17 @@ export interface QueuesDeps {
 
 /** What is in flight when the server stops has that long to be answered. */
 const CLOSE_WAIT = 3_000;
+/** The same when another process takes over, while nobody sends. */
+const RELEASE_WAIT = 250;
 const CHANGES_READ = 500;
+const ORPHANS_INTERVAL = 15_000;
+const WAKE = 'federation/edus';
+
+/** What those before have written down. */
+interface Outstanding {
+  readonly backlog: readonly BacklogRow[];
+  readonly devices: ReadonlyMap<string, number>;
+}
 
 /**
  * Delivers to every other server what concerns it: events in the order of each room, EDUs beside them, one
@@ -39,6 +54,9 @@ const CHANGES_READ = 500;
  * 3. For whoever does not answer, positions in rooms are kept instead of events. They are written down in the
  *    background, together with the position up to which everything is delivered or written down (`ProgressKeeper`).
  * 4. At start, that position and what was written down say what is still to be delivered.
+ *
+ * Of several processes each delivers to its own destinations. When one comes to another, what the one before knows of
+ * it is written down, and the next goes on from there as at start (`Takeover`).
  */
 export class FederationQueues {
   readonly #deps: QueuesDeps;
@@ -48,13 +66,25 @@ export class FederationQueues {
   readonly #destinations = new Map<string, Destination>();
   readonly #sender: Sender;
   readonly #progress: ProgressKeeper;
+  readonly #marks: DutyMarks;
+  readonly #takeover: Takeover<Outstanding>;
+  readonly #owned: OwnedNames;
   /** Changes of device lists are passed on one after the other. */
   #devicesPassedOn: Promise<void> = Promise.resolve();
   #devicesPos: number;
+  #started = false;
+  #hasTaken = false;
+  #isClosed = false;
+  /** Where it was when it gave something up; until it is known who has what from then on. */
+  #releasedAt: Marks | undefined;
+  #orphansTimer: NodeJS.Timeout | undefined;
+  /** Servers with new EDUs that other processes are still to be told of. */
+  #toWake = new Set<string>();
+  #isTelling = false;
 
   constructor(deps: QueuesDeps) {
-    const { store, client, rooms, memberships, deviceLists, log } = deps;
-    const { stream, events, serverName } = rooms.parts;
+    const { store, client, rooms, memberships, deviceLists, cluster, log } = deps;
+    const { stream, events, serverName, db } = rooms.parts;
     this.#deps = deps;
     this.#serverName = serverName;
     this.#parts = {
@@ -65,57 +95,74 @@ export class FederationQueues {
       newest: () => stream.current,
     };
     this.#devicesPos = deviceLists.current;
+    this.#marks = new DutyMarks(db, cluster, 'destination');
+    this.#takeover = new Takeover<Outstanding>({
+      marks: this.#marks,
+      positions: () => this.#positions(),
+      read: async () => ({ backlog: await store.backlog(), devices: await store.deviceBacklog() }),
+      settle: (outstanding, upTo) => this.#settle(outstanding, upTo.events),
+      recover: (from, upTo, missed) => this.#recover(from, upTo, missed),
+      onFree: () => this.#deliverAll(),
+      log,
+    });
+    this.#owned = new OwnedNames(cluster, () => this.#takeover.isSettled);
     this.#progress = new ProgressKeeper({
       store,
+      marks: this.#marks,
       destinations: this.#destinations,
-      positions: () => ({ events: stream.current, deviceLists: this.#devicesPos }),
+      positions: () => this.#takeover.floor(this.#positions()),
       log,
     });
     this.#sender = new Sender({
       client,
       log,
       concurrency: deps.concurrency ?? 128,
+      isHeld: () => this.#takeover.isRecovering,
       onRest: () => this.#progress.schedule(),
     });
-    stream.subscribe((pos, change) => this.#onEvent(pos, change));
-    deviceLists.subscribe((pos, change) => this.#onDeviceList(pos, change));
+    stream.subscribe(
+      (pos, change) => this.#onEvent(pos, change),
+      ({ from, to }) => this.#onGap({ events: from }, { events: to }),
+    );
+    deviceLists.subscribe(
+      (pos, change) => this.#onDeviceList(pos, change),
+      ({ from, to }) => {
+        this.#devicesPassedOn = this.#devicesPassedOn.then(() => {
+          this.#devicesPos = Math.max(this.#devicesPos, to);
+        });
+        this.#onGap({ lists: from }, { lists: to });
+      },
+    );
     client.backoff.onRecovered((name) => this.retry(name));
+    cluster.onAnnounce(WAKE, (names: readonly string[]) => this.#wakeOwn(names));
+    cluster.onGap(() => void this.#findEdus());
+    cluster.onHandover({ release: (lost) => this.#release(lost), take: () => this.#take() });
   }
 
-  /** Takes up what was outstanding when the process ended. */
+  /** To be called before this process can have any duties. */
+  prepare(): Promise<void> {
+    return this.#marks.prepare();
+  }
+
+  /** Takes up what was outstanding when the process ended, or before it came to others. */
   async start(): Promise<void> {
-    const { store, rooms, deviceLists } = this.#deps;
-    const upTo = rooms.parts.stream.current;
-    await store.prune();
-    const progress = await store.progress();
-    for (const row of await store.backlog()) this.#get(row.destination)?.restore(row);
-    for (const [name, pos] of await store.deviceBacklog()) {
-      const destination = this.#get(name);
-      if (!destination) continue;
-      destination.devices = new DeviceBacklog(pos, deviceLists.current, 'unknown');
-      destination.devices.stored = pos;
-    }
-    for (const name of await store.destinationsWithEdus()) {
-      const destination = this.#get(name);
-      if (destination) destination.hasStoredEdus = true;
-    }
-    if (progress) {
-      await this.#recoverEvents(progress.events, upTo);
-      await this.#recoverDevices(progress.deviceLists);
-    }
-    this.#progress.start();
+    await this.#deps.store.prune();
+    this.#started = true;
     this.#sender.start();
-    for (const destination of this.#destinations.values()) this.#sender.deliver(destination);
+    this.#take();
+    if (this.#deps.cluster.shared)
+      this.#orphansTimer = setInterval(() => void this.#adoptOrphans(), ORPHANS_INTERVAL).unref();
+    else await this.#takeover.free();
   }
 
   /** There are new rows in `federation_edus` for these servers. */
   wake(names: Iterable<string>): void {
-    for (const name of names) {
-      const destination = this.#get(name);
-      if (!destination) continue;
-      destination.hasStoredEdus = true;
-      this.#sender.deliver(destination);
+    if (!this.#deps.cluster.shared) {
+      this.#wakeOwn(names);
+      return;
     }
+    for (const name of names) this.#toWake.add(name);
+    if (!this.#isTelling) void this.#tellOthers();
   }
 
   /** There is reason to believe that a server can be reached again. */
@@ -138,6 +185,10 @@ export class FederationQueues {
 
   /** Lets what is in flight be answered and writes down what is not delivered. */
   async close(): Promise<void> {
+    this.#started = false;
+    clearInterval(this.#orphansTimer);
+    this.#takeover.close();
+    this.#marks.close();
     await this.#sender.close(CLOSE_WAIT);
     for (const destination of this.#destinations.values()) {
       clearTimeout(destination.timer);
@@ -145,18 +196,112 @@ export class FederationQueues {
     }
     await this.#devicesPassedOn;
     await this.#progress.close();
+    this.#isClosed = true;
+    if (this.#releasedAt) await this.#marks.forget();
   }
 
-  /** `undefined` for what this server does not talk to: itself, those not allowed, names that are none. */
+  #positions(): Marks {
+    return { events: this.#deps.rooms.parts.stream.current, lists: this.#devicesPos };
+  }
+
+  /** `undefined` for what is not this process's, and what no server talks to: itself, those not allowed, names that are none. */
   #get(name: string): Destination | undefined {
     let destination = this.#destinations.get(name);
     if (!destination) {
       if (name === this.#serverName || !parseServerAddress(name) || !this.#deps.isAllowed(name))
         return undefined;
+      if (!this.#owned.has(name)) return undefined;
       destination = new Destination(name, this.#parts);
       this.#destinations.set(name, destination);
     }
     return destination;
+  }
+
+  #take(): void {
+    if (!this.#started) return;
+    this.#hasTaken = true;
+    this.#releasedAt = undefined;
+    this.#owned.taken();
+    this.#takeover.take();
+  }
+
+  async #release(lost: (duty: Duty, key: string) => boolean): Promise<void> {
+    if (!this.#hasTaken) return;
+    // What happens from here on for those that are lost is passed over.
+    this.#releasedAt ??= this.#takeover.floor(this.#positions());
+    this.#takeover.release();
+    const isLost = (name: string) => lost('destination', name);
+    this.#owned.release(isLost);
+    const destinations = [...this.#destinations.values()].filter(({ name }) => isLost(name));
+    for (const { name } of destinations) this.#destinations.delete(name);
+    await this.#sender.stop(destinations, RELEASE_WAIT);
+    for (const destination of destinations) destination.fallBehind();
+    const from = this.#releasedAt;
+    await this.#progress.release(destinations, () => this.#takeover.floor(from));
+    if (this.#isClosed) await this.#marks.forget();
+  }
+
+  #settle({ backlog, devices }: Outstanding, upTo: number): void {
+    const gained = (name: string) => (this.#owned.isNew(name) ? this.#get(name) : undefined);
+    this.#owned.settle(upTo);
+    const restored = new Map<string, Destination>();
+    for (const name of [...backlog.map(({ destination }) => destination), ...devices.keys()]) {
+      const destination = restored.has(name) ? undefined : gained(name);
+      if (destination) restored.set(name, destination);
+    }
+    for (const row of backlog) restored.get(row.destination)?.restore(row);
+    for (const [name, pos] of devices) {
+      const destination = restored.get(name);
+      if (!destination) continue;
+      destination.devices = new DeviceBacklog(pos, this.#deps.deviceLists.current, 'unknown');
+      destination.devices.stored = pos;
+    }
+    this.#progress.start();
+    void this.#findEdus();
+  }
+
+  #deliverAll(): void {
+    for (const destination of this.#destinations.values()) this.#sender.deliver(destination);
+  }
+
+  async #adoptOrphans(): Promise<void> {
+    if (await this.#marks.hasOrphans().catch(() => false)) this.#takeover.take();
+  }
+
+  async #findEdus(): Promise<void> {
+    try {
+      this.#wakeOwn(await this.#deps.store.destinationsWithEdus());
+    } catch (err) {
+      this.#deps.log.warn({ err }, 'messages to devices could not be looked for');
+      setTimeout(() => void this.#findEdus(), 5_000).unref();
+    }
+  }
+
+  #wakeOwn(names: Iterable<string>): void {
+    for (const name of names) {
+      const destination = this.#get(name);
+      if (!destination) continue;
+      destination.hasStoredEdus = true;
+      this.#sender.deliver(destination);
+    }
+  }
+
+  async #tellOthers(): Promise<void> {
+    this.#isTelling = true;
+    while (this.#toWake.size > 0) {
+      const names = this.#toWake;
+      this.#toWake = new Set();
+      try {
+        await this.#deps.cluster.announce(WAKE, [...names]);
+      } catch (err) {
+        // Whoever takes over from this process looks for what there is.
+        if (!this.#started) break;
+        this.#deps.log.warn({ err }, 'other processes could not be told of messages to devices');
+        this.#toWake = this.#toWake.union(names);
+        await new Promise((wake) => setTimeout(wake, 1_000).unref());
+      }
+    }
+    this.#isTelling = false;
   }
 
   #onEvent(pos: number, change: EventChange): void {
@@ -177,7 +322,7 @@ export class FederationQueues {
         destination.add(event, pos, roomId, isLast);
         this.#sender.deliver(destination);
       };
-      for (const name of servers.after) add(name, false);
+      for (const name of this.#owned.of(servers.after)) add(name, false);
       for (const name of new Set([...departed, ...uninvited]))
         if (!servers.after.includes(name)) add(name, true);
     }
@@ -195,7 +340,12 @@ export class FederationQueues {
 
   #onDeviceList(pos: number, { userId, servers, onlyFor }: DeviceListChange): void {
     this.#devicesPassedOn = this.#devicesPassedOn.then(async () => {
-      if (onlyFor === undefined) await this.#passOnDevices(pos, userId, servers);
+      try {
+        if (onlyFor === undefined) await this.#passOnDevices(pos, userId, servers);
+      } catch (err) {
+        this.#deps.log.warn({ err, userId }, 'a change of devices could not be passed on: trying again');
+        this.#onGap({ lists: pos - 1 }, { lists: pos });
+      }
       this.#devicesPos = Math.max(this.#devicesPos, pos);
       this.#progress.schedule();
     });
@@ -203,31 +353,42 @@ export class FederationQueues {
 
   async #passOnDevices(pos: number, userId: string, servers?: readonly string[] | null): Promise<void> {
     if (serverNameOf(userId) !== this.#serverName) return;
-    try {
-      for (const name of servers ?? (await this.#deps.memberships.serversSharingRoomWith(userId))) {
-        const destination = this.#get(name);
-        if (!destination) continue;
-        destination.addDevice(userId, pos);
-        this.#sender.deliver(destination);
-      }
-    } catch (err) {
-      this.#deps.log.warn({ err, userId }, 'a change of devices could not be passed on');
+    const names = servers ?? (await this.#deps.memberships.serversSharingRoomWith(userId));
+    for (const name of names) {
+      const destination = this.#get(name);
+      if (!destination) continue;
+      destination.addDevice(userId, pos);
+      this.#sender.deliver(destination);
     }
+    // In one go with the above: what is not followed yet is looked for up to here.
+    this.#devicesPos = Math.max(this.#devicesPos, pos);
   }
 
-  async #recoverEvents(after: number, upTo: number): Promise<void> {
+  #onGap(from: Partial<Marks>, to: Partial<Marks>): void {
+    if (!this.#started) return;
+    const whole = { events: Number.POSITIVE_INFINITY, lists: Number.POSITIVE_INFINITY };
+    this.#takeover.gap({ ...whole, ...from }, { ...whole, ...to });
+  }
+
+  async #recover(from: Marks, upTo: Marks, missed: boolean): Promise<void> {
+    if (from.events < upTo.events) await this.#recoverEvents(from.events, upTo.events, missed);
+    if (from.lists < upTo.lists) await this.#recoverDevices(from.lists, upTo.lists);
+  }
+
+  /** @param missed those followed already have not heard of it either */
+  async #recoverEvents(after: number, upTo: number, missed: boolean): Promise<void> {
     const { store, rooms } = this.#deps;
     for (const { pos, roomId, destinations, departed } of await undelivered(store, rooms, after, upTo)) {
       const room = rooms.peek(roomId);
       for (const name of destinations)
-        this.#get(name)?.addPosition(roomId, pos, room?.servers.has(name) !== true);
+        if (missed || !this.#owned.isFollowed(name, pos))
+          this.#get(name)?.addPosition(roomId, pos, room?.servers.has(name) !== true);
       for (const name of departed) this.#destinations.get(name)?.leftRoom(roomId, pos);
     }
   }
 
-  async #recoverDevices(after: number): Promise<void> {
-    const { devices, deviceLists } = this.#deps;
-    const upTo = deviceLists.current;
+  async #recoverDevices(after: number, upTo: number): Promise<void> {
+    const { devices } = this.#deps;
     for (let from = after; ; ) {
       const page = await devices.changes(from, upTo, CHANGES_READ);
       for (const { userId, pos, servers } of page) await this.#passOnDevices(pos, userId, servers);

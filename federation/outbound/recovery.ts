@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
@@ -13,6 +14,9 @@ export interface Undelivered {
 }
 
 const PAGE = 5_000;
+/** Milliseconds, at a time and in all: what fails to be committed is dropped from the room. */
+const COMMIT_WAIT = 2;
+const COMMIT_LIMIT = 10_000;
 
 /**
  * What happened in the interval (after, upTo], which nothing was written down of when the process ended: some seconds
@@ -36,15 +40,41 @@ export async function undelivered(
     from = page.at(-1)!.pos;
   }
   const found: Undelivered[] = [];
-  for (const [roomId, rows] of byRoom) found.push(...(await inRoom(rooms, roomId, rows)));
+  for (const [roomId, rows] of byRoom) found.push(...(await inRoom(store, rooms, roomId, rows, upTo)));
   return found.sort((a, b) => a.pos - b.pos);
 }
 
-async function inRoom(rooms: Rooms, roomId: string, rows: readonly NewsRow[]): Promise<Undelivered[]> {
+/** A live room is ahead of what is committed, and what is committed may be after `upTo`. */
+async function serversAt(
+  store: DeliveryStore,
+  rooms: Rooms,
+  roomId: string,
+  upTo: number,
+): Promise<Map<string, number> | undefined> {
   const room = await rooms.get(roomId);
-  if (!room) return [];
-  const own = rooms.parts.serverName;
+  if (!room) return undefined;
   const counts = new Map(room.servers);
+  const changed = room.lastMembershipChange;
+  if (changed <= upTo) return counts;
+  const { stream } = rooms.parts;
+  const end = Date.now() + COMMIT_LIMIT;
+  while (stream.current < changed && Date.now() < end) await sleep(COMMIT_WAIT);
+  for (const { stateKey, json, replacedJson } of (await store.memberNews(roomId, upTo, changed)).toReversed())
+    if (stateKey !== null)
+      shift(counts, serverNameOf(stateKey), membershipIn(json), membershipIn(replacedJson));
+  return counts;
+}
+
+async function inRoom(
+  store: DeliveryStore,
+  rooms: Rooms,
+  roomId: string,
+  rows: readonly NewsRow[],
+  upTo: number,
+): Promise<Undelivered[]> {
+  const own = rooms.parts.serverName;
+  const counts = await serversAt(store, rooms, roomId, upTo);
+  if (!counts) return [];
   const found: Undelivered[] = [];
   for (const row of rows.toReversed()) {
     const sender = serverNameOf(row.sender);
@@ -81,7 +111,7 @@ function shift(
   else counts.delete(server);
 }
 
-function membershipIn(json: string | null): string | undefined {
+export function membershipIn(json: string | null): string | undefined {
   if (json === null) return undefined;
   const { content } = JSON.parse(json) as { content?: JsonObject };
   return typeof content?.membership === 'string' ? content.membership : undefined;

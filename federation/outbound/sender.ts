@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { FederationClient } from './client.ts';
 import type { Destination, OutgoingTransaction } from './destination.ts';
 import { sendTransaction } from './event-calls.ts';
@@ -9,6 +10,8 @@ export interface SenderDeps {
   readonly log: { warn(details: object, message: string): void };
   /** Transactions in flight at a time. */
   readonly concurrency: number;
+  /** Something older may be found yet that has to go first. */
+  readonly isHeld: () => boolean;
   /** Nothing is under way for the destination now. */
   readonly onRest: (destination: Destination) => void;
 }
@@ -25,9 +28,10 @@ export class Sender {
   readonly #lanes: { readonly healthy: Lane; readonly failing: Lane };
   readonly #closing = new AbortController();
   readonly #running = new Set<Promise<void>>();
+  readonly #sending = new Map<Destination, Promise<void>>();
   #started = false;
-  /** Transaction ids are never used twice, over restarts neither. */
-  readonly #epoch = Date.now();
+  /** Transaction ids are never used twice, by no process and over restarts neither. */
+  readonly #epoch = `${Date.now().toString(36)}${randomBytes(4).toString('hex')}`;
   #count = 0;
 
   constructor(deps: SenderDeps) {
@@ -44,7 +48,7 @@ export class Sender {
 
   /** Starts delivering to a destination, unless that is under way. */
   deliver(destination: Destination): void {
-    if (destination.delivering || !this.#started) return;
+    if (destination.delivering || !this.#mayRun(destination)) return;
     if (destination.timer && this.#waitFor(destination) > 0) {
       destination.fallBehind();
       return;
@@ -56,10 +60,24 @@ export class Sender {
       this.#running.delete(run);
       destination.delivering = false;
       // What came in while the run was ending has found it under way.
-      if (destination.hasWork && !destination.timer) this.deliver(destination);
+      if (destination.hasWork && !destination.timer && this.#mayRun(destination)) this.deliver(destination);
       else this.#deps.onRest(destination);
     });
     this.#running.add(run);
+  }
+
+  /** Ends deliveries, for others to go on with them: gives what is in flight some time to be answered. */
+  async stop(destinations: readonly Destination[], waitMs: number): Promise<void> {
+    const sending = destinations.flatMap((destination) => this.#sending.get(destination) ?? []);
+    for (const destination of destinations) {
+      destination.isStopped = true;
+      clearTimeout(destination.timer);
+      destination.timer = undefined;
+    }
+    const late = new Promise((wake) => setTimeout(wake, waitMs));
+    if (sending.length > 0) await Promise.race([Promise.all(sending), late]);
+    for (const destination of destinations) destination.stopping.abort();
+    await Promise.all(sending);
   }
 
   /** Gives what is in flight some time to be answered. */
@@ -74,13 +92,22 @@ export class Sender {
   async #run(destination: Destination): Promise<void> {
     // What is announced in the same turn goes together.
     await Promise.resolve();
-    while (this.#started && (destination.hasWork || destination.unanswered)) {
+    while (this.#mayRun(destination) && (destination.hasWork || destination.unanswered)) {
       const wait = this.#waitFor(destination);
       if (wait > 0) return this.#pause(destination, wait);
       const { healthy, failing } = this.#lanes;
       const lane = this.#deps.client.backoff.get(destination.name) ? failing : healthy;
-      await lane.run(() => this.#sendNext(destination));
+      await lane.run(async () => {
+        const sending = this.#sendNext(destination);
+        this.#sending.set(destination, sending);
+        await sending;
+        this.#sending.delete(destination);
+      });
     }
+  }
+
+  #mayRun(destination: Destination): boolean {
+    return this.#started && !destination.isStopped && !this.#deps.isHeld();
   }
 
   #waitFor({ name, notBefore }: Destination): number {
@@ -101,15 +128,15 @@ export class Sender {
 
   async #sendNext(destination: Destination): Promise<void> {
     // The wait for the lane may have been long.
-    if (!this.#started || this.#waitFor(destination) > 0) return;
+    if (!this.#mayRun(destination) || this.#waitFor(destination) > 0) return;
     const { unanswered } = destination;
     destination.unanswered = undefined;
     try {
       const transaction = unanswered?.transaction ?? (await destination.next());
       if (!transaction) return;
-      const id = unanswered?.id ?? `${this.#epoch.toString(36)}-${(this.#count++).toString(36)}`;
+      const id = unanswered?.id ?? `${this.#epoch}-${(this.#count++).toString(36)}`;
       try {
-        await this.#send(destination.name, id, transaction);
+        await this.#send(destination, id, transaction);
       } catch (error) {
         if (!(error instanceof FederationError)) throw error;
         await this.#failed(destination, transaction, unanswered ? undefined : id, error);
@@ -118,19 +145,23 @@ export class Sender {
       destination.taken();
       await transaction.delivered();
     } catch (err) {
-      if (this.#closing.signal.aborted) return;
+      if (this.#closing.signal.aborted || destination.stopping.signal.aborted) return;
       this.#deps.log.warn({ err, destination: destination.name }, 'a transaction could not be made');
       destination.notBefore = Date.now() + AFTER_OWN_ERROR;
     }
   }
 
-  async #send(destination: string, id: string, { pdus, edus }: OutgoingTransaction): Promise<void> {
+  async #send(
+    { name, stopping }: Destination,
+    id: string,
+    { pdus, edus }: OutgoingTransaction,
+  ): Promise<void> {
     const { client } = this.#deps;
-    await sendTransaction(client, destination, id, {
+    await sendTransaction(client, name, id, {
       originServerTs: Date.now(),
       pdus: pdus.map(({ pdu }) => pdu),
       edus: edus.map(({ edu_type, content }) => ({ edu_type, content })),
-      signal: this.#closing.signal,
+      signal: AbortSignal.any([this.#closing.signal, stopping.signal]),
     });
   }
 

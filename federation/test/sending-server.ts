@@ -45,6 +45,7 @@ export class SendingServer {
   readonly warnings: unknown[] = [];
   readonly #client: FederationClient;
   readonly #writer: EventWriter;
+  #isDead = false;
 
   private constructor(
     db: Database,
@@ -57,10 +58,11 @@ export class SendingServer {
     },
   ) {
     const { ids, newest, backoff, devices, deviceStart } = parts;
+    const own = this.#until(db);
     const snapshots = new StateSnapshots(db, ids);
     this.#writer = new EventWriter(db, snapshots, indexStateEvents);
     this.rooms = new Rooms({
-      db,
+      db: own,
       ids,
       events: new EventStore(db),
       snapshots,
@@ -80,7 +82,7 @@ export class SendingServer {
     };
     const memberships = new Memberships(db, this.rooms);
     this.backoff = backoff;
-    this.store = new DeliveryStore(db, HERE);
+    this.store = new DeliveryStore(own, HERE);
     this.#client = new FederationClient({
       serverName: HERE,
       signingKey: key,
@@ -89,7 +91,7 @@ export class SendingServer {
       backoff,
       userAgent: 'test',
     });
-    const log = { warn: (details: object) => void this.warnings.push(details) };
+    const log = { warn: (details: object) => void (this.#isDead || this.warnings.push(details)) };
     this.queues = new FederationQueues({
       store: this.store,
       client: this.#client,
@@ -97,10 +99,13 @@ export class SendingServer {
       memberships,
       deviceLists: this.streams.deviceLists,
       devices,
+      cluster: alone(),
       isAllowed: (name) => !name.startsWith('denied'),
       log,
     });
     new OutgoingEdus({
+      cluster: alone(),
+      store: this.store,
       queues: this.queues,
       rooms: this.rooms,
       memberships,
@@ -133,11 +138,28 @@ export class SendingServer {
 
   /** As after kill -9: nothing more is written or sent. */
   async kill(): Promise<void> {
-    this.store.save = async () => {};
-    this.store.removeEdus = async () => {};
+    this.#isDead = true;
     await this.#writer.idle();
     await this.#client.close();
     await this.queues.close();
+  }
+
+  /** The database, as long as the process lives. */
+  #until(db: Database): Database {
+    const check = () => {
+      if (this.#isDead) throw new Error('killed');
+    };
+    const own: Pick<Database, 'query' | 'transaction'> = {
+      query: async (sql, params) => {
+        check();
+        return db.query(sql, params);
+      },
+      transaction: async (work) => {
+        check();
+        return db.transaction(work);
+      },
+    };
+    return own as Database;
   }
 
   /** A public room of alice with these members of other servers. */

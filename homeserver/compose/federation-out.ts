@@ -16,12 +16,12 @@ export interface FederationOut {
   connect(services: {
     readonly deviceLists: Pick<DeviceListChanges, 'localChanges' | 'newServers'>;
     readonly presence: Pick<Presence, 'enabled' | 'get'>;
-  }): void;
+  }): Promise<void>;
 }
 
 /** What goes to other servers by itself: events, EDUs, messages to devices. */
 export function composeFederationOut(core: Core, transport: FederationTransport): FederationOut {
-  const { db, serverName, rooms, memberships, streams, log } = core;
+  const { db, cluster, serverName, rooms, memberships, streams, log } = core;
   const { client, isAllowed } = transport;
   const store = new DeliveryStore(db, serverName);
   let queues: FederationQueues | undefined;
@@ -35,10 +35,9 @@ export function composeFederationOut(core: Core, transport: FederationTransport)
         ),
       wake: (destinations) => queues?.wake(destinations),
     },
-    connect({ deviceLists, presence }) {
+    async connect({ deviceLists, presence }) {
       const started = new FederationQueues({
         store,
-        cluster: core.cluster,
         client,
         rooms,
         memberships,
@@ -47,12 +46,16 @@ export function composeFederationOut(core: Core, transport: FederationTransport)
           edus: (userId, destination, from, to) => deviceListEdus(db, userId, destination, from, to),
           changes: (from, to, limit) => deviceLists.localChanges(from, to, limit),
         },
+        cluster,
         isAllowed,
         log,
       });
+      await started.prepare();
       queues = started;
       new OutgoingEdus({
         queues: started,
+        store,
+        cluster,
         rooms,
         memberships,
         streams,

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { type AllowedServers, allowedServers } from '@trellis/federation/allowed-servers.ts';
 import { Discovery } from '@trellis/federation/discovery.ts';
 import { authenticateServers } from '@trellis/federation/inbound/authentication.ts';
@@ -48,6 +49,7 @@ export interface FederationConfig {
 export interface FederationTransportParts {
   readonly config: FederationConfig;
   readonly db: Database;
+  readonly cluster?: Cluster;
   readonly serverName: string;
   readonly signingKey: SigningKey;
   /** Keys that this server signed with before. */
@@ -83,7 +85,7 @@ const MATRIX_ORG = {
 export async function composeFederationTransport(
   parts: FederationTransportParts,
 ): Promise<FederationTransport> {
-  const { config, db, serverName, signingKey, software } = parts;
+  const { config, db, cluster, serverName, signingKey, software } = parts;
   const userAgent = `${software.name}/${software.version}`;
   const dispatching: Omit<GuardedDispatcherOptions, 'guard'> = {
     verifyTls: config.verify_tls,
@@ -98,7 +100,7 @@ export async function composeFederationTransport(
   const rules: AddressRules = { deny: config.deny_addresses, allow: config.allow_addresses };
   const fetch = fetchWith(rules);
   const isAllowed = isAllowedBy(config);
-  const backoff = new Backoff(db);
+  const backoff = new Backoff(db, Date.now, cluster);
   await backoff.load();
   const client = new FederationClient({
     serverName,

@@ -36,8 +36,8 @@ export function publicUrl({ public_url, server_name }: Config): string {
 }
 
 /** Notifications that go out: to push gateways, and by mail. */
-export function composePush(core: Core, { transport, userData, mailer }: PushParts) {
-  const { config, db, rooms, memberships, streams, log } = core;
+export async function composePush(core: Core, { transport, userData, mailer }: PushParts) {
+  const { config, db, cluster, rooms, memberships, streams, log } = core;
   const { evaluation, receipts, unread, pushers, invitePermissions } = userData;
   const table = new PusherTable(db);
   const badges = new Badges({ db, memberships, unread, counted: config.push.badge });
@@ -46,6 +46,7 @@ export function composePush(core: Core, { transport, userData, mailer }: PushPar
     { allowInsecure: config.push.allow_insecure },
   );
   const pushes = new Pushes({
+    cluster,
     rooms,
     receipts: streams.receipts,
     table,
@@ -65,7 +66,10 @@ export function composePush(core: Core, { transport, userData, mailer }: PushPar
     mail: mailDelivery(core, table, mailer),
     log,
   });
-  pushers.onChange((userId) => pushes.changed(userId));
+  await pushes.prepare();
+  pushers.onChange((userId) => {
+    pushes.changed(userId).catch((err) => log.warn({ err, userId }, 'changed pushers were not told of'));
+  });
   core.onReady(() => pushes.start());
   core.onClose(async () => {
     await pushes.close();

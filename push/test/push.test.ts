@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, beforeEach, describe, it } from 'node:test';
+import { alone } from '@trellis/cluster/cluster.ts';
 import { compileRules } from '@trellis/protocol/push-rules/index.ts';
 import { PushEvaluation } from '@trellis/rooms/push-evaluation.ts';
 import { sendEvent } from '@trellis/rooms/send.ts';
@@ -111,7 +112,7 @@ describe('pushers', () => {
   beforeEach(async () => {
     await pushes?.close();
     await engine.db.query('DELETE FROM pushers');
-    await engine.db.query('DELETE FROM push_progress');
+    for (const rows of ['duty_marks', 'duty_handovers']) await engine.db.query(`DELETE FROM ${rows}`);
     gateway?.close();
     gateway = new TestGateway();
     await gateway.listen();
@@ -143,6 +144,7 @@ describe('pushers', () => {
     const badges = new Badges({ db, memberships, unread, counted: 'messages' });
     const log = { warn: () => {}, info: () => {} };
     pushes = new Pushes({
+      cluster: alone(),
       rooms,
       receipts: stream,
       table,
