@@ -14,6 +14,7 @@ export function followMissed(
   failed: (error: unknown) => void,
 ): void {
   const { cluster, events, stream } = rooms.parts;
+  if (!cluster.shared) return;
   let takesPart = false;
   let from: number | undefined;
   stream.subscribe(

@@ -299,6 +299,10 @@ export class Notifier {
     return this.#closing.signal.aborted;
   }
 
+  onClosing(listener: () => void): void {
+    this.#closing.signal.addEventListener('abort', listener, { once: true });
+  }
+
   /** Answers all long polls: the server stops. */
   close(): void {
     this.#closing.abort();

@@ -48,7 +48,9 @@ export function composeReceive(core: Core, transport: FederationTransport): Rece
       core.onReady(() => {
         pdus.resume().catch((err: unknown) => log.error({ err }, 'going on with received events failed'));
       });
-      // Before requests are waited for: those that wait for other servers are answered then.
+      // Before requests are waited for: those that wait for other servers are answered then. One process of several is
+      // drained first, and meanwhile has its rooms.
+      if (!core.cluster.shared) core.notifier.onClosing(() => pdus.close());
       app.addHook('preClose', (done) => {
         pdus.close();
         done();

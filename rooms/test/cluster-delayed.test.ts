@@ -3,7 +3,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DelayedEventStore } from '@trellis/storage/delayed-events.ts';
 import { DelayedEvents } from '../delayed-events.ts';
-import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-engines.ts';
+import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-processes.ts';
 
 const ALICE = '@alice:here';
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { sendEvent } from '../send.ts';
-import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-engines.ts';
+import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-processes.ts';
 
 const ALICE = '@alice:here';
 const BOB = '@bob:here';

@@ -3,7 +3,7 @@ import { after, before, test } from 'node:test';
 import type { RoomEvent } from '@trellis/protocol/event.ts';
 import { StagedPdus } from '@trellis/storage/staged-pdus.ts';
 import { IncomingPdus } from '../incoming-pdus.ts';
-import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-engines.ts';
+import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-processes.ts';
 import { testVerifier } from './engine.ts';
 import { RemoteGraph, receiverOf } from './remote-graph.ts';
 

@@ -8,7 +8,7 @@ import { Resync } from '../partial-state/resync.ts';
 import type { RemoteHandshakes } from '../remote-handshakes.ts';
 import { RemoteMembershipByHandshake } from '../remote-membership.ts';
 import { ServerNotices } from '../server-notices.ts';
-import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-engines.ts';
+import { type EngineCluster, engineCluster, type ProcessEngine, until } from './cluster-processes.ts';
 import { testVerifier } from './engine.ts';
 import { RemoteGraph, receiverOf } from './remote-graph.ts';
 
