@@ -215,13 +215,15 @@ export class Coordinator {
   }
 
   async #remove(id: string): Promise<void> {
-    while (!this.#stopped)
+    while (!this.#stopped) {
       try {
-        return await this.#deps.registry.remove(id);
+        // Who was asleep, and is coordinator no more, has nobody to shut out.
+        if (this.#deps.valid()) return await this.#deps.registry.remove(id);
       } catch (err) {
         this.#deps.log.warn({ err, member: id }, 'a process could not be shut out yet');
-        await new Promise((again) => setTimeout(again, RETRY_MS));
       }
+      await new Promise((again) => setTimeout(again, RETRY_MS));
+    }
   }
 
   async #join(id: string, ready: boolean): Promise<void> {
@@ -239,9 +241,10 @@ export class Coordinator {
       if (id !== this.#deps.self) this.#deps.connect(member);
       // It begins with what comes after the welcome, so that all before has to be on its way.
       this.#flush();
-      this.#members.set(id, { member, ready, acked: this.#number });
-      this.#deps.send(id, { t: 'welcome', positions: this.#order.positions() });
+      this.#members.set(id, { member, ready, acked: 0 });
+      this.#deps.send(id, { t: 'welcome', q: this.#number, positions: this.#order.positions() });
       this.#awaited.delete(id);
+      this.#settle();
       this.#changeView();
     } catch (err) {
       // It asks again.
@@ -297,6 +300,8 @@ export class Coordinator {
 
   /** Tells those who wait for it what all have taken in. */
   #settle(): void {
+    // Who has not come over yet is there all the same, and answers requests.
+    if (this.#awaited.size > 0) return;
     let acked = this.#number;
     for (const member of this.#members.values()) acked = Math.min(acked, member.acked);
     let count = 0;

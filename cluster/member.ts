@@ -252,7 +252,7 @@ export class ClusterMember implements Cluster {
       return;
     }
     if (message.t === 'welcome') {
-      this.#welcome(from, term, message.positions);
+      this.#welcome(from, term, message);
       return;
     }
     // Of a coordinator that has been replaced.
@@ -308,7 +308,7 @@ export class ClusterMember implements Cluster {
     }
   }
 
-  #welcome(coordinator: string, term: number, positions: Readonly<Record<string, number>>): void {
+  #welcome(coordinator: string, term: number, { q, positions }: Extract<ToMember, { t: 'welcome' }>): void {
     if (term <= this.#term) return;
     const first = this.#term === 0;
     this.#term = term;
@@ -325,6 +325,7 @@ export class ClusterMember implements Cluster {
     if (this.#leaving) this.#toCoordinator({ t: 'leave' });
     if (first) this.#welcomed.resolve();
     else this.#gap();
+    this.#toCoordinator({ t: 'ack', q });
     // Prepared by the coordinator before.
     if (this.#preparing) this.#switch(this.#view);
   }
@@ -371,7 +372,9 @@ export class ClusterMember implements Cluster {
     this.#down.add(peer);
     this.#calls.down(peer);
     this.#leadership.down(peer);
-    if (this.#view?.members.has(peer)) this.#toCoordinator({ t: 'unreachable', id: peer });
+    // Others have given up this process, so that it has probably been shut out while it was asleep.
+    if (why === 'gave-us-up') this.#leadership.seek();
+    else if (this.#view?.members.has(peer)) this.#toCoordinator({ t: 'unreachable', id: peer });
   }
 
   #ask(message: (n: number) => ToCoordinator): Promise<number> {

@@ -43,6 +43,8 @@ export type ToMember =
   | { readonly t: 'term' }
   | {
       readonly t: 'welcome';
+      /** What was told before is known with these positions, and to be acknowledged with them. */
+      readonly q: number;
       readonly positions: Readonly<Record<string, number>>;
     }
   | { readonly t: 'reserved'; readonly n: number; readonly p: number }
