@@ -4,6 +4,7 @@ import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
 import { isRoomId, serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { viewOf } from '@trellis/protocol/make-event.ts';
 import type { StagedPdu, StagedPdus } from '@trellis/storage/staged-pdus.ts';
+import { UnavailableError } from '@trellis/storage/unavailable.ts';
 import { ForeignPdus, type HandedIn, type PduResults } from './foreign-pdus.ts';
 import { checkIncoming, type Incoming, idOfPdu } from './incoming-event.ts';
 import { Lock } from './lock.ts';
@@ -74,6 +75,7 @@ export class IncomingPdus {
   /** Until what was put aside for this process is in the queues, before what comes anew. */
   #reading: Promise<void> = Promise.resolve();
   #closed = false;
+  #later: Promise<void> | undefined;
 
   constructor(parts: IncomingPdusParts) {
     this.#parts = parts;
@@ -133,7 +135,7 @@ export class IncomingPdus {
           ),
         );
         read.resolve();
-        // A failed one stays where it is until the next start.
+        // A failed one stays where it is until the next start, or until the database is there again.
         await Promise.allSettled(work);
       }
     } finally {
@@ -145,6 +147,14 @@ export class IncomingPdus {
   close(): void {
     this.#closed = true;
     this.#closing.resolve();
+  }
+
+  /** What was put aside could not be worked on while the database was away. */
+  #resumeLater(): void {
+    this.#later ??= delay(RETRY_AFTER, undefined, { ref: false }).then(() => {
+      this.#later = undefined;
+      return this.#resumeInTime();
+    });
   }
 
   async #resumeInTime(): Promise<void> {
@@ -254,7 +264,10 @@ export class IncomingPdus {
       });
     work.catch((err: unknown) => {
       // What a stop breaks off is put aside, or was not acknowledged and comes again.
-      if (!this.#closed) this.#parts.log.warn({ err, origin, roomId }, 'receiving events failed');
+      if (this.#closed) return;
+      this.#parts.log.warn({ err, origin, roomId }, 'receiving events failed');
+      if (err instanceof UnavailableError && jobs.some(({ state }) => state === 'staged'))
+        this.#resumeLater();
     });
     return work;
   }

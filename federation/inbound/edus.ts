@@ -1,4 +1,6 @@
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
+import { UnavailableError } from '@trellis/storage/unavailable.ts';
 import { isObject } from '../outbound/answers.ts';
 
 /** Takes the content of one kind of EDU. What is wrong with it is dropped; nothing is thrown that others would see. */
@@ -7,7 +9,10 @@ export type EduHandler = (origin: string, content: JsonObject) => Promise<void>;
 /** Spec: "Transactions". */
 export const MAX_EDUS = 100;
 
-/** EDUs of a server's transaction, one after the other; one that fails does not keep the next. */
+/**
+ * EDUs of a server's transaction, one after the other; one that fails does not keep the next. Throws when they cannot be
+ * handled at the moment: the server sends the transaction again.
+ */
 export type HandleEdus = (origin: string, edus: JsonValue | undefined) => Promise<void>;
 
 export function eduDispatcher(
@@ -23,8 +28,14 @@ export function eduDispatcher(
       try {
         await handler(origin, edu.content);
       } catch (err) {
+        if (isPassing(err)) throw err;
         log.warn({ err, origin, type: edu.edu_type }, 'an EDU could not be handled');
       }
     }
   };
+}
+
+/** The database is away, or another process that was to do it. */
+function isPassing(error: unknown): boolean {
+  return error instanceof UnavailableError || (error instanceof MatrixError && error.status === 503);
 }

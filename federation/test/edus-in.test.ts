@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { JsonValue } from '@trellis/protocol/event.ts';
+import { DatabaseAwayError } from '@trellis/storage/unavailable.ts';
 import { allowedServers } from '../allowed-servers.ts';
 import { type EduHandler, eduDispatcher } from '../inbound/edus.ts';
 
@@ -38,6 +39,12 @@ test('EDUs are handled in order; one that fails does not keep the next, and 100 
     Array.from({ length: 150 }, (_, n) => edu(n)),
   );
   assert.equal(seen.length, 100);
+});
+
+test('EDUs that cannot be handled while the database is away fail the transaction, so that they come again', async () => {
+  const away = new DatabaseAwayError(new Error('ECONNREFUSED'));
+  const handle = eduDispatcher(new Map([['m.known', () => Promise.reject(away)]]), { warn: () => {} });
+  await assert.rejects(handle('far.test', [{ edu_type: 'm.known', content: {} }]), away);
 });
 
 test('servers are allowed and denied by name, whatever their port or letter case', () => {
