@@ -67,7 +67,11 @@ export class Coordinator {
     this.#views = new ViewChange({
       term: deps.term,
       log: deps.log,
-      send: (to, message) => this.#deps.send(to, message),
+      send: (to, message) => {
+        // What prepares a view comes after the view before it.
+        this.#flush();
+        this.#deps.send(to, message);
+      },
       joined: () => [...this.#members.keys()],
       activate: (view) => {
         this.#tell(['view', view], undefined);
