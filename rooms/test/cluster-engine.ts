@@ -48,7 +48,11 @@ export interface ClusterEngines {
   close(): Promise<void>;
 }
 
-export async function clusterEngines(n: number): Promise<ClusterEngines> {
+/** @param serve has a process serve what more it is to serve, before it joins */
+export async function clusterEngines(
+  n: number,
+  serve?: (engine: MemberEngine) => void,
+): Promise<ClusterEngines> {
   const { db, close } = await testDatabase();
   const cluster = await testCluster(0);
   const engines: MemberEngine[] = [];
@@ -88,6 +92,7 @@ export async function clusterEngines(n: number): Promise<ClusterEngines> {
         ),
     };
     engines.push(engine);
+    serve?.(engine);
   }
 
   async function partsOf(cluster: Cluster, stream: Stream<EventChange>, fence?: Fence) {
