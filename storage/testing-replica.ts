@@ -34,14 +34,16 @@ export interface ReplicatedPostgres {
 }
 
 /**
- * @param synchronous whether a commit waits until the replica has it, so that nothing acknowledged is lost
- * @param connections how many each is to bear
+ * @param options.synchronous whether a commit waits until the replica has it, so that nothing acknowledged is lost
+ * @param options.connections how many each is to bear
+ * @param options.folder where a folder for them is made
  */
 export async function startReplicated({
   synchronous = true,
   connections = 100,
+  folder = tmpdir(),
 } = {}): Promise<ReplicatedPostgres> {
-  const dir = await mkdtemp(join(tmpdir(), 'trellis-replicated-'));
+  const dir = await mkdtemp(join(folder, 'trellis-replicated-'));
   await chmod(dir, 0o755);
   const folders = { primary: join(dir, 'primary'), replica: join(dir, 'replica') };
   const primary = await startEmbeddedPostgres(folders.primary, false, connections, SETTINGS);
