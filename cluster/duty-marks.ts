@@ -36,12 +36,18 @@ export class DutyMarks {
   #seen: number | undefined;
   /** Hand-overs up to here were for those who were there before. */
   #before = 0;
+  #stored: Marks | undefined;
   #closed = false;
 
   constructor(db: Database, cluster: Cluster, duty: string) {
     this.#db = db;
     this.#cluster = cluster;
     this.#duty = duty;
+  }
+
+  /** As they stand in the database. */
+  get stored(): Marks | undefined {
+    return this.#stored;
   }
 
   /** To be called before this process can have any duties. */
@@ -63,6 +69,7 @@ export class DutyMarks {
         await this.#store(tx, marks);
         await write(tx);
       });
+      this.#stored = marks;
       return marks;
     });
   }
@@ -79,12 +86,13 @@ export class DutyMarks {
       const marks = positions();
       const { events, lists } = from();
       await this.#db.transaction(async (tx) => {
-        await this.#store(tx, marks);
-        await write(tx);
+        // In this order, as `adopt` has it: its lock first.
         await tx.query(
           'INSERT INTO duty_handovers (duty, events_pos, lists_pos, ts) VALUES ($1, $2, $3, $4)',
           [this.#duty, events, lists, Date.now()],
         );
+        await this.#store(tx, marks);
+        await write(tx);
       });
     });
   }
