@@ -17,9 +17,12 @@ mkdirSync(folder, { recursive: true });
 const servers = await startReplicated({ connections: 200, folder });
 process.stdout.write(`${servers.url}\n`);
 
-let ending: Promise<void> | undefined;
-function end(): void {
-  ending ??= servers.close().then(() => process.exit(0));
+let isEnding = false;
+async function end(): Promise<void> {
+  if (isEnding) return;
+  isEnding = true;
+  await servers.close();
+  process.exit(0);
 }
 
 const lines = createInterface({ input: process.stdin });
