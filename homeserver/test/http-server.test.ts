@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Database } from '@trellis/storage/database.ts';
 import pino from 'pino';
+import { healthRoutes } from '../health.ts';
 import { createHttpServer } from '../http-server.ts';
 
 describe('names of paths', () => {
@@ -51,5 +52,20 @@ describe('a database that is away', () => {
       assert.deepEqual([answer.json().errcode, answer.json().retry_after_ms], ['M_UNKNOWN', 1000]);
     }
     await away.close();
+  });
+});
+
+describe('health', () => {
+  it('tells load balancers to go elsewhere, and lets answers close their connections', async () => {
+    const app = createHttpServer(pino({ level: 'silent' }));
+    healthRoutes(app);
+    const ask = async (url: string) => {
+      const { statusCode, headers } = await app.inject(url);
+      return [statusCode, headers.connection];
+    };
+    assert.deepEqual(await ask('/health'), [200, 'keep-alive']);
+    app.draining = true;
+    assert.deepEqual(await ask('/health'), [503, 'close']);
+    assert.deepEqual(await ask('/health/live'), [200, 'close']);
   });
 });
