@@ -27,40 +27,57 @@ interface Row extends Positions {
   readonly more: string;
 }
 
+/** Another process delivers to the service by now, or it is registered no longer. */
+export class TakenOverError extends Error {}
+
 /** The table of how far each application service is. */
 export class DeliveryStore {
   readonly #db: Database;
+  readonly #self: string;
 
-  constructor(db: Database) {
+  /** @param self the process that this is */
+  constructor(db: Database, self: string) {
     this.#db = db;
+    this.#self = self;
   }
 
-  async load(id: string): Promise<StoredDelivery | undefined> {
+  /** It is for this process from now on to deliver. @param now where a service that is new begins */
+  async claim(id: string, now: Positions): Promise<StoredDelivery> {
     const [row] = await this.#db.query<Row>(
-      `SELECT events_pos AS events, to_device_pos AS "toDevice", device_lists_pos AS "deviceLists",
-              txn_id AS "txnId", txn_events AS "eventNids", txn_more AS more
-       FROM appservice_deliveries WHERE id = $1`,
-      [id],
+      `INSERT INTO appservice_deliveries (id, events_pos, to_device_pos, device_lists_pos, owner)
+       VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE SET owner = excluded.owner
+       RETURNING events_pos AS events, to_device_pos AS "toDevice", device_lists_pos AS "deviceLists",
+                 txn_id AS "txnId", txn_events AS "eventNids", txn_more AS more`,
+      [id, now.events, now.toDevice, now.deviceLists, this.#self],
     );
-    if (!row) return undefined;
-    const { events, toDevice, deviceLists, txnId, eventNids, more } = row;
+    const { events, toDevice, deviceLists, txnId, eventNids, more } = row!;
     return {
       positions: { events, toDevice, deviceLists },
       transaction: txnId === null ? undefined : { id: txnId, eventNids: eventNids.map(Number), more },
     };
   }
 
-  /** With a transaction, it has begun; without one, what had begun is over. */
-  async save(id: string, positions: Positions, transaction?: StoredTransaction): Promise<void> {
+  /** A service that is new begins here, whoever will deliver to it. */
+  async begin(id: string, now: Positions): Promise<void> {
     await this.#db.query(
+      `INSERT INTO appservice_deliveries (id, events_pos, to_device_pos, device_lists_pos)
+       VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+      [id, now.events, now.toDevice, now.deviceLists],
+    );
+  }
+
+  /**
+   * With a transaction, it has begun; without one, what had begun is over.
+   *
+   * @throws TakenOverError
+   */
+  async save(id: string, positions: Positions, transaction?: StoredTransaction): Promise<void> {
+    const saved = await this.#db.query(
       {
         name: 'appservice-save',
-        text: `INSERT INTO appservice_deliveries
-                 (id, events_pos, to_device_pos, device_lists_pos, txn_id, txn_events, txn_more)
-               VALUES ($1, $2, $3, $4, $5, $6, $7)
-               ON CONFLICT (id) DO UPDATE SET events_pos = excluded.events_pos,
-                 to_device_pos = excluded.to_device_pos, device_lists_pos = excluded.device_lists_pos,
-                 txn_id = excluded.txn_id, txn_events = excluded.txn_events, txn_more = excluded.txn_more`,
+        text: `UPDATE appservice_deliveries SET events_pos = $2, to_device_pos = $3, device_lists_pos = $4,
+                 txn_id = $5, txn_events = $6, txn_more = $7
+               WHERE id = $1 AND owner = $8 RETURNING 1`,
       },
       [
         id,
@@ -70,12 +87,23 @@ export class DeliveryStore {
         transaction?.id ?? null,
         transaction?.eventNids ?? [],
         transaction?.more ?? '{}',
+        this.#self,
       ],
     );
+    if (saved.length === 0) throw new TakenOverError(`others deliver to ${id}`);
   }
 
-  /** A service that is registered no longer begins anew if it ever comes back. */
-  async keepOnly(ids: readonly string[]): Promise<void> {
-    await this.#db.query('DELETE FROM appservice_deliveries WHERE NOT id = ANY($1)', [ids]);
+  /**
+   * A service that is registered no longer, or told of nothing any more, begins anew if it ever comes back.
+   *
+   * @param told ids of those known here that are told
+   * @param untold ids of the others
+   */
+  async keepOnly(told: readonly string[], untold: readonly string[]): Promise<void> {
+    await this.#db.query(
+      `DELETE FROM appservice_deliveries d WHERE NOT id = ANY($1)
+         AND (id = ANY($2) OR NOT EXISTS (SELECT FROM appservice_registrations r WHERE r.id = d.id))`,
+      [told, untold],
+    );
   }
 }

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { AppserviceClient } from './client.ts';
-import type { DeliveryStore, Positions, StoredDelivery } from './delivery-store.ts';
+import { type DeliveryStore, type Positions, type StoredDelivery, TakenOverError } from './delivery-store.ts';
 import { eventsJson } from './event-json.ts';
 import type { Appservice } from './registry.ts';
 import type { Transaction, Transactions } from './transactions.ts';
@@ -15,6 +15,10 @@ export interface DeliveryParts {
   readonly received: (userId: string, deviceId: string, position: number) => Promise<void>;
   /** The service does not answer. */
   readonly onFailure: () => void;
+  /** It answers again. */
+  readonly onRecovery: () => void;
+  /** Another process delivers to it. */
+  readonly onTakenOver: () => void;
   readonly log: {
     warn(details: object, message: string): void;
     info(details: object, message: string): void;
@@ -68,14 +72,11 @@ export class Delivery {
     return this.#failures > 0;
   }
 
-  /** @param stored where the last run of the server has left off; a new service begins with what comes now */
-  async prepare(stored: StoredDelivery | undefined): Promise<void> {
-    if (stored) {
-      const { positions, transaction } = stored;
-      this.#positions = positions;
-      this.#savedEvents = positions.events;
-      if (transaction) this.#current = await this.#parts.transactions.restore(transaction, positions);
-    } else await this.#save();
+  /** @param stored where others, or the last run of the server, have left off */
+  async prepare({ positions, transaction }: StoredDelivery): Promise<void> {
+    this.#positions = positions;
+    this.#savedEvents = positions.events;
+    if (transaction) this.#current = await this.#parts.transactions.restore(transaction, positions);
   }
 
   start(): void {
@@ -101,7 +102,10 @@ export class Delivery {
     const timer = setTimeout(() => this.#aborting.abort(), waitMs);
     await this.#running;
     clearTimeout(timer);
-    if (this.#done || this.#positions.events > this.#savedEvents) await this.#save(this.#current);
+    if (!this.#done && this.#positions.events <= this.#savedEvents) return;
+    await this.#save(this.#current).catch((error) => {
+      if (!(error instanceof TakenOverError)) throw error;
+    });
   }
 
   async #run(): Promise<void> {
@@ -113,6 +117,11 @@ export class Delivery {
         this.#failures = 0;
       } catch (err) {
         if (this.#stopped) return;
+        if (err instanceof TakenOverError) {
+          this.#stopped = true;
+          this.#parts.onTakenOver();
+          return;
+        }
         await this.#backOff(err as Error);
       }
     }
@@ -143,7 +152,10 @@ export class Delivery {
       signal: this.#aborting.signal,
     });
     if (answer.status !== 200) throw new Error(`a transaction was answered with status ${answer.status}`);
-    if (this.#failures > 0) log.info({ appservice: this.service.id }, 'application service answers again');
+    if (this.#failures > 0) {
+      log.info({ appservice: this.service.id }, 'application service answers again');
+      this.#parts.onRecovery();
+    }
     delivered();
     this.#current = undefined;
     this.#positions = positions;

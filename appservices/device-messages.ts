@@ -41,6 +41,11 @@ export class DeviceMessages {
     return true;
   }
 
+  /** Anybody may have messages. */
+  forget(): void {
+    this.#devices = undefined;
+  }
+
   /** Messages at positions (from, to], as many as go into one transaction; `upTo` is where they end. */
   async after(from: number, to: number): Promise<{ messages: DeviceMessage[]; upTo: number }> {
     let devices = this.#devices;

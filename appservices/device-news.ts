@@ -63,6 +63,12 @@ export class DeviceNews {
     if (this.#service.isInterested(userId)) this.#devices = undefined;
   }
 
+  /** Anybody's devices or keys may have changed. */
+  forget(): void {
+    this.#listsMoved = true;
+    this.#devices = undefined;
+  }
+
   /** Users of interest whose devices changed at positions (from, to]. */
   async changed(from: number, to: number): Promise<{ users: string[]; upTo: number }> {
     if (!this.#listsMoved) return { users: [], upTo: to };

@@ -1,5 +1,5 @@
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
-import type { Rooms } from '@trellis/rooms/rooms.ts';
+import type { EventChange, Rooms } from '@trellis/rooms/rooms.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 
 /** An event as it was announced. */
@@ -26,19 +26,33 @@ export class NewsFeed {
   /** The tail has everything after this position. */
   #tailFrom: number;
 
-  /** @param onNews called for every event */
-  constructor(rooms: Rooms, onNews: () => void) {
+  /** @param onNews called for every event. @param isRead whether anybody reads; else nothing is kept */
+  constructor(rooms: Rooms, onNews: () => void, isRead: () => boolean = () => true) {
     this.#rooms = rooms;
     const { stream } = rooms.parts;
     this.#tailFrom = stream.current;
-    stream.subscribe((pos, { event, outOfBand, resynced }) => {
+    const follow = (pos: number, { event, outOfBand, resynced }: EventChange) => {
       // An event that was news before.
       if (resynced) return;
+      if (!isRead()) {
+        this.#begin(pos);
+        return;
+      }
       this.#tail.push({ pos, event, outOfBand });
       if (this.#tail.length > MAX_TAIL)
         for (const old of this.#tail.splice(0, MAX_TAIL / 2)) this.#tailFrom = old.pos;
       onNews();
+    };
+    stream.subscribe(follow, ({ to }) => {
+      this.#begin(to);
+      onNews();
     });
+  }
+
+  /** What is older is read from the tables. */
+  #begin(pos: number): void {
+    this.#tail.length = 0;
+    this.#tailFrom = pos;
   }
 
   get current(): number {

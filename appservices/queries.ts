@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import { LRUCache } from 'lru-cache';
 import { type AppserviceClient, UnreachableError } from './client.ts';
@@ -14,22 +15,33 @@ const OTHERS_WAIT_MS = 2_000;
 /** Questions under way at a time; what is more is answered as if there were no such thing. */
 const MAX_ASKING = 500;
 
-/** Asks services whether there is a user or a room that nobody here has heard of ("Querying"). */
+type Kind = 'users' | 'rooms';
+
+const ASK = 'appservices/ask';
+
+/**
+ * Asks services whether there is a user or a room that nobody here has heard of ("Querying"). Of several processes one
+ * asks each question, for all.
+ */
 export class Queries {
   readonly #services: Appservices;
   readonly #client: AppserviceClient;
   readonly #asking = new Map<string, Promise<boolean>>();
   readonly #no = new LRUCache<string, true>({ max: 1000, ttl: NO_TTL_MS });
 
-  constructor(services: Appservices, client: AppserviceClient) {
+  readonly #cluster: Cluster;
+
+  constructor(services: Appservices, client: AppserviceClient, cluster = alone()) {
     this.#services = services;
     this.#client = client;
+    this.#cluster = cluster;
+    cluster.serve(ASK, ({ kind, id }: { kind: Kind; id: string }) => this.#ask(kind, id), { drained: false });
   }
 
   /** Whether a service has made the user now. Services that do not answer have not. */
   async madeUser(userId: string): Promise<boolean> {
     try {
-      return await this.#ask('users', userId, (service) => service.isInterested(userId));
+      return await this.#askOnce('users', userId);
     } catch (error) {
       if (error instanceof MatrixError) return false;
       throw error;
@@ -42,17 +54,26 @@ export class Queries {
    * @throws M_UNKNOWN (408) when a service that may have it does not answer
    */
   madeAlias(alias: string): Promise<boolean> {
-    return this.#ask('rooms', alias, ({ aliases }) => aliases.includes(alias));
+    return this.#askOnce('rooms', alias);
   }
 
-  async #ask(
-    kind: 'users' | 'rooms',
-    id: string,
-    mayHave: (service: Appservice) => boolean,
-  ): Promise<boolean> {
-    const services = this.#services.all.filter(
-      (service) => service.registration.url !== undefined && mayHave(service),
+  async #askOnce(kind: Kind, id: string): Promise<boolean> {
+    if (!this.#cluster.shared) return this.#ask(kind, id);
+    if (this.#asked(kind, id).length === 0) return false;
+    return this.#cluster.call('appservice', `${kind} ${id}`, ASK, { kind, id });
+  }
+
+  /** Services that may have it. */
+  #asked(kind: Kind, id: string): Appservice[] {
+    return this.#services.all.filter(
+      (service) =>
+        service.registration.url !== undefined &&
+        (kind === 'users' ? service.isInterested(id) : service.aliases.includes(id)),
     );
+  }
+
+  async #ask(kind: Kind, id: string): Promise<boolean> {
+    const services = this.#asked(kind, id);
     const key = `${kind} ${id}`;
     if (services.length === 0 || this.#no.has(key)) return false;
     const under = this.#asking.get(key);

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { Cluster, Json } from '@trellis/cluster/cluster.ts';
 import { badJson, forbidden, MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { Lock } from '@trellis/rooms/lock.ts';
@@ -8,6 +9,7 @@ import { type Registration, RegistrationError, readRegistration } from './regist
 import type { Appservice, Appservices } from './registry.ts';
 
 export interface RegistrarDeps {
+  readonly cluster: Cluster;
   readonly db: Queryable;
   readonly services: Appservices;
   readonly deliveries: Deliveries;
@@ -26,33 +28,81 @@ export interface RegistrationSummary {
 }
 
 const MAX_SERVICES = 1_000;
+const PUT = 'appservices/put';
+const DELETE = 'appservices/delete';
+const CHANGED = 'appservices/changed';
+/** What one process does for all. */
+const REGISTRAR = 'appservice-registrar';
+const RETRY_MS = 1_000;
 
-/** Registers application services while the server runs, and remembers them. */
+/**
+ * Registers application services while the server runs, and remembers them. Of several processes one makes the
+ * changes, and tells the others.
+ */
 export class Registrar {
   readonly #deps: RegistrarDeps;
   readonly #ofFiles: ReadonlySet<string>;
   readonly #lock = new Lock();
+  /** Registrations that are not of files, as JSON. */
+  readonly #known = new Map<string, string>();
+  #loaded = false;
 
   /** To be made before `load`: the services that are there then are those of files. */
   constructor(deps: RegistrarDeps) {
     this.#deps = deps;
     this.#ofFiles = new Set(deps.services.all.map(({ id }) => id));
+    const { cluster, log } = deps;
+    cluster.serve(PUT, async ({ id, given }: { id: string; given: JsonObject }) => {
+      return (await this.#put(id, given)) as Json;
+    });
+    cluster.serve(DELETE, async ({ id }: { id: string }) => {
+      await this.#delete(id);
+      return undefined;
+    });
+    cluster.onAnnounce(CHANGED, ({ id, whole }: { id: string; whole: JsonObject | null }) => {
+      this.#apply(id, whole && JSON.stringify(whole));
+    });
+    cluster.onGap(() => {
+      if (cluster.shared && this.#loaded)
+        this.#reload().catch((err) => {
+          log.warn({ err }, 'registered application services could not be read again');
+          setTimeout(() => void this.#reload().catch(() => {}), RETRY_MS).unref();
+        });
+    });
   }
 
   /** Brings back what was registered before. To be called before the deliveries begin. */
   async load(): Promise<void> {
-    const { db, services, log } = this.#deps;
-    const rows = await db.query<{ id: string; registration: string }>(
+    this.#loaded = true;
+    await this.#reload();
+  }
+
+  async #reload(): Promise<void> {
+    const rows = await this.#deps.db.query<{ id: string; registration: string }>(
       'SELECT id, registration FROM appservice_registrations ORDER BY created_ts, id',
     );
-    for (const { id, registration } of rows)
+    const ids = new Set(rows.map(({ id }) => id));
+    for (const id of this.#known.keys()) if (!ids.has(id)) this.#apply(id, null);
+    for (const { id, registration } of rows) this.#apply(id, registration);
+  }
+
+  /** What is registered now, as JSON; `null`: no more. */
+  #apply(id: string, registration: string | null): void {
+    const { services, deliveries, log } = this.#deps;
+    if ((this.#known.get(id) ?? null) === registration || this.#ofFiles.has(id)) return;
+    if (registration === null) {
+      this.#known.delete(id);
+      services.delete(id);
+    } else
       try {
         const read = readRegistration(registration, id);
         this.#requireFree(read);
         services.set(read);
+        this.#known.set(id, registration);
       } catch (err) {
         log.warn({ err, appservice: id }, 'a registered application service is left out');
       }
+    deliveries.changed(id).catch((err) => log.warn({ err, appservice: id }, 'a delivery could not be ended'));
   }
 
   list(): RegistrationSummary[] {
@@ -71,7 +121,13 @@ export class Registrar {
    * @param given as in a file; tokens that it leaves out are made
    * @returns the whole registration, for the service
    */
-  async put(id: string, given: JsonObject): Promise<JsonObject> {
+  put(id: string, given: JsonObject): Promise<JsonObject> {
+    const { cluster } = this.#deps;
+    if (!cluster.shared) return this.#put(id, given);
+    return cluster.call('task', REGISTRAR, PUT, { id, given: given as Json }) as Promise<JsonObject>;
+  }
+
+  async #put(id: string, given: JsonObject): Promise<JsonObject> {
     const token = () => randomBytes(32).toString('base64url');
     const before = this.#deps.services.get(id)?.registration;
     const whole: JsonObject = {
@@ -84,7 +140,7 @@ export class Registrar {
     };
     const registration = checked(whole);
     await this.#lock.run(async () => {
-      const { db, services, deliveries, makeSender } = this.#deps;
+      const { cluster, db, services, deliveries, makeSender } = this.#deps;
       this.#requireChangeable(id);
       this.#requireFree(registration);
       if (!services.get(id) && services.all.length >= MAX_SERVICES)
@@ -94,23 +150,30 @@ export class Registrar {
          ON CONFLICT (id) DO UPDATE SET registration = EXCLUDED.registration`,
         [id, JSON.stringify(whole), Date.now()],
       );
-      await deliveries.remove(id);
-      const service = services.set(registration);
-      await makeSender(service);
-      await deliveries.add(service);
+      await makeSender(services.set(registration));
+      this.#known.set(id, JSON.stringify(whole));
+      await deliveries.begin(id);
+      await cluster.announce(CHANGED, { id, whole: whole as Json });
+      await deliveries.changed(id);
     });
     return whole;
   }
 
   /** The service's users stay; nobody acts as them any more, and nothing that waits for it is kept. */
   async delete(id: string): Promise<void> {
+    const { cluster } = this.#deps;
+    if (cluster.shared) await cluster.call('task', REGISTRAR, DELETE, { id });
+    else await this.#delete(id);
+  }
+
+  async #delete(id: string): Promise<void> {
     await this.#lock.run(async () => {
-      const { db, services, deliveries } = this.#deps;
+      const { cluster, db, services, deliveries } = this.#deps;
       if (!services.get(id)) throw notFound('No such application service');
       this.#requireChangeable(id);
       await db.query('DELETE FROM appservice_registrations WHERE id = $1', [id]);
-      services.delete(id);
-      await deliveries.remove(id);
+      await cluster.announce(CHANGED, { id, whole: null });
+      await deliveries.changed(id);
       await deliveries.forgetOthers();
     });
   }

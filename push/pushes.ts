@@ -111,15 +111,16 @@ export class Pushes {
     });
     stream.subscribe(
       (pos, change) => this.#onEvent(pos, change),
-      ({ from, to }) => {
-        if (this.#isStarted) this.#takeover.gap({ events: from, lists: 0 }, { events: to, lists: 0 });
-      },
+      ({ from, to }) => this.#onGap(from, to),
     );
     receipts.subscribe((_pos, change) => this.#onReceipt(change));
     cluster.onAnnounce(CHANGED, ([userId, after]: readonly [string, number]) => {
       if (this.#owns(userId)) this.#users.changed(userId, after);
     });
-    cluster.onGap(() => void this.#reread());
+    cluster.onGap(() => {
+      void this.#reread();
+      if (!cluster.shared) this.#onGap(stream.current, stream.current);
+    });
     cluster.onHandover({ release: (lost) => this.#release(lost), take: () => this.#take() });
   }
 
@@ -198,6 +199,13 @@ export class Pushes {
         await new Promise((wake) => setTimeout(wake, RETRY_MS).unref());
       }
     if (this.#isClosed) await this.#marks.forget();
+  }
+
+  #onGap(from: number, to: number): void {
+    if (!this.#isStarted) return;
+    // Where both are the same nobody knows whether there was something, and where.
+    const after = from === to ? Math.min(from, this.#marks.stored?.events ?? from) : from;
+    this.#takeover.gap({ events: after, lists: 0 }, { events: to, lists: 0 });
   }
 
   #settle(users: readonly string[], waiting: readonly string[], upTo: number): void {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
+import { alone } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
-import { Aliases } from '@trellis/rooms/aliases.ts';
+import type { Aliases } from '@trellis/rooms/aliases.ts';
 import { storeOutOfBand } from '@trellis/rooms/out-of-band.ts';
 import { sendEvent } from '@trellis/rooms/send.ts';
 import { ForeignRoom, type TestEngine, testEngine } from '@trellis/rooms/test/engine.ts';
@@ -28,7 +29,7 @@ const counts = new Map<string, number>();
 
 before(async () => {
   engine = await testEngine('here');
-  aliases = new Aliases(engine.db, engine.rooms, async () => undefined);
+  aliases = engine.aliases;
   const names = ['accountData', 'receipts', 'typing', 'toDevice', 'deviceLists', 'presence'];
   streams = Object.fromEntries(names.map((name) => [name, new Stream(name, 0)])) as unknown as Streams;
 });
@@ -50,6 +51,7 @@ afterEach(async () => {
 async function start(more: Partial<Registration> = {}): Promise<void> {
   services = new Appservices([bridge.registration(more)], 'here');
   deliveries = new Deliveries({
+    cluster: alone(),
     services,
     client,
     rooms: engine.rooms,

@@ -135,7 +135,10 @@ export class FederationQueues {
     );
     client.backoff.onRecovered((name) => this.retry(name));
     cluster.onAnnounce(WAKE, (names: readonly string[]) => this.#wakeOwn(names));
-    cluster.onGap(() => void this.#findEdus());
+    cluster.onGap(() => {
+      void this.#findEdus();
+      if (!cluster.shared) this.#onGap({}, {});
+    });
     cluster.onHandover({ release: (lost) => this.#release(lost), take: () => this.#take() });
   }
 
@@ -367,7 +370,10 @@ export class FederationQueues {
   #onGap(from: Partial<Marks>, to: Partial<Marks>): void {
     if (!this.#started) return;
     const whole = { events: Number.POSITIVE_INFINITY, lists: Number.POSITIVE_INFINITY };
-    this.#takeover.gap({ ...whole, ...from }, { ...whole, ...to });
+    // Nobody knows whether there was something, and where: the connection to the database was lost.
+    const isDoubt = from.events === to.events && from.lists === to.lists;
+    if (isDoubt) this.#takeover.gap(this.#marks.stored ?? this.#positions(), this.#positions());
+    else this.#takeover.gap({ ...whole, ...from }, { ...whole, ...to });
   }
 
   async #recover(from: Marks, upTo: Marks, missed: boolean): Promise<void> {

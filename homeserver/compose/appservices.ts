@@ -57,7 +57,7 @@ export function registrationsOf(config: Pick<Config, 'application_services'>): R
 export function composeAppservices(core: Core): AppservicesArea {
   const services = new Appservices(registrationsOf(core.config), core.serverName);
   const client = new AppserviceClient();
-  const queries = new Queries(services, client);
+  const queries = new Queries(services, client, core.cluster);
   let deliveries: Deliveries | undefined;
   let registrar: Registrar | undefined;
   return {

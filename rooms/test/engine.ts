@@ -60,6 +60,7 @@ export interface TestEngine {
   readonly db: Database;
   readonly rooms: Rooms;
   readonly memberships: Memberships;
+  readonly aliases: Aliases;
   /** What the stream of events has announced. */
   readonly changes: EventChange[];
   membership(remote?: RemoteMembership): Membership;
@@ -90,6 +91,7 @@ export async function testEngine(
     ...more,
   });
   const memberships = new Memberships(db, rooms);
+  const aliases = new Aliases(db, rooms, async () => undefined);
   const changes: EventChange[] = [];
   stream.subscribe((_pos, change) => changes.push(change));
   const profile = async () => ({});
@@ -100,6 +102,7 @@ export async function testEngine(
     db,
     rooms,
     memberships,
+    aliases,
     changes,
     membership,
     createRoom: (creator, request = { preset: 'public_chat' }, remote) =>
@@ -107,7 +110,7 @@ export async function testEngine(
         {
           rooms,
           membership: membership(remote),
-          aliases: new Aliases(db, rooms, async () => undefined),
+          aliases,
           profile,
           defaultVersion: '12',
         },
