@@ -1,7 +1,8 @@
 import { join } from 'node:path';
-import { Database } from '@trellis/storage/database.ts';
+import { Database, type Queryable } from '@trellis/storage/database.ts';
 import { runningEmbeddedPostgres, startEmbeddedPostgres } from '@trellis/storage/embedded-postgres.ts';
 import { migrate } from '@trellis/storage/migrate.ts';
+import { Replicas } from '@trellis/storage/replicas.ts';
 import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 
@@ -18,6 +19,8 @@ interface OpenDatabaseOptions {
 
 export interface OpenDatabase {
   readonly db: Database;
+  /** The replicas where there are some, else the same. */
+  readonly history: Queryable;
   /** Names of the migrations that were applied now. */
   readonly migrated: readonly string[];
   /** Where it is: for other processes on this machine. */
@@ -39,6 +42,7 @@ export async function openDatabase(
   { beside = false, given, processes = 1 }: OpenDatabaseOptions = {},
 ): Promise<OpenDatabase> {
   const { url, connections, prepared_statements: preparedStatements } = config.database;
+  const common = { max: connections, preparedStatements };
   const folder = join(config.data_dir, 'postgres');
   const running = given ?? (beside && url === undefined ? await runningEmbeddedPostgres(folder) : undefined);
   const embedded =
@@ -46,15 +50,27 @@ export async function openDatabase(
       ? await startEmbeddedPostgres(folder, true, Math.max(100, processes * connections + SPARE_CONNECTIONS))
       : undefined;
   const connection = running ?? embedded?.connection ?? { connectionString: url };
-  const db = connectTo({ ...connection, max: connections, preparedStatements });
+  const db = connectTo({ ...connection, ...common });
+  const replicas = config.database.replicas.map((connectionString) =>
+    connectTo({ connectionString, ...common, readOnly: true }),
+  );
+  const history = replicas.length > 0 ? new Replicas(db, replicas) : undefined;
   const close = async () => {
+    await history?.close();
     await db.close();
     await embedded?.stop();
   };
   try {
     const migrated = await migrate(db);
     await claim(db, config.server_name);
-    return { db, migrated, connection, died: embedded?.died ?? new Promise(() => {}), close };
+    return {
+      db,
+      history: history ?? db,
+      migrated,
+      connection,
+      died: embedded?.died ?? new Promise(() => {}),
+      close,
+    };
   } catch (error) {
     await close();
     throw error;

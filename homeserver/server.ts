@@ -49,7 +49,10 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
   try {
     const signingKey = await loadSigningKey(config, database.db, !several && !place);
     member = await joinOthers(config, place, database.db, log);
-    const core = await composeCore({ config, log, db: database.db, signingKey, member }, lifecycle);
+    const core = await composeCore(
+      { config, log, db: database.db, history: database.history, signingKey, member },
+      lifecycle,
+    );
     const app = createHttpServer(log, { trustProxy: config.http.trust_proxy });
     healthRoutes(app);
     const passingOn = new PassingOn(core.cluster);

@@ -95,7 +95,13 @@ async function readRaw(
   if (query.direction === 'forward') {
     const before = query.to === undefined ? undefined : Math.min(query.to + 1, Number.MAX_SAFE_INTEGER);
     return {
-      raw: await events.timeline(room.nid, { after: place, before, direction: 'forward', limit: size }),
+      raw: await events.timeline(room.nid, {
+        after: place,
+        before,
+        direction: 'forward',
+        limit: size,
+        history: true,
+      }),
       cut: false,
     };
   }
@@ -105,6 +111,7 @@ async function readRaw(
       before: Math.min(place + 1, Number.MAX_SAFE_INTEGER),
       direction: 'backward',
       limit: size,
+      history: true,
     });
     const oldest = raw.length === size ? raw.at(-1)!.pos! + 1 : query.to;
     const gap = await newestGap(rooms, room, oldest, place, fills.tried);

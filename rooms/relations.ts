@@ -37,10 +37,13 @@ export interface ChildQuery {
 /** Relationships between events, read from the table that the event writer keeps. */
 export class Relations {
   readonly #db: Queryable;
+  readonly #history: Queryable;
   readonly #rooms: Rooms;
 
-  constructor(db: Queryable, rooms: Rooms) {
+  /** @param history where lists of what relates to an event, and of threads, are read */
+  constructor(db: Queryable, rooms: Rooms, history = db) {
     this.#db = db;
+    this.#history = history;
     this.#rooms = rooms;
   }
 
@@ -163,7 +166,7 @@ export class Relations {
   /** Events that relate to one, directly or by way of others, in their order. */
   async children(room: Room, parentId: string, query: ChildQuery): Promise<StoredEvent[]> {
     const order = query.direction === 'forward' ? 'ASC' : 'DESC';
-    const rows = await this.#db.query<{ eventId: string }>(
+    const rows = await this.#history.query<{ eventId: string }>(
       {
         name: `relations-children-${order}`,
         text: `WITH RECURSIVE child AS (
@@ -207,7 +210,7 @@ export class Relations {
       readonly limit: number;
     },
   ): Promise<Array<{ root: string; latest: number }>> {
-    return this.#db.query(
+    return this.#history.query(
       {
         name: 'relations-thread-list',
         text: `SELECT r.target AS root, max(r.pos) AS latest

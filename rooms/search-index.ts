@@ -1,4 +1,4 @@
-import type { Database } from '@trellis/storage/database.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { topicOf } from './room-summary.ts';
 import type { Rooms } from './rooms.ts';
@@ -47,11 +47,14 @@ interface Reach {
  */
 export class SearchIndex {
   readonly #db: Database;
+  readonly #history: Queryable;
   readonly #rooms: Rooms;
   readonly #running = new Map<number, Promise<void>>();
 
-  constructor(db: Database, rooms: Rooms) {
+  /** @param history where searches read */
+  constructor(db: Database, rooms: Rooms, history: Queryable = db) {
     this.#db = db;
+    this.#history = history;
     this.#rooms = rooms;
   }
 
@@ -106,11 +109,11 @@ export class SearchIndex {
         ? `AND s.pos < $6 ORDER BY s.pos DESC LIMIT $7`
         : `AND s.pos < $6 ORDER BY rank DESC, s.pos DESC LIMIT $7 OFFSET ${Math.trunc(query.offset)}`;
     const [hits, [count]] = await Promise.all([
-      this.#db.query<SearchHit>(
+      this.#history.query<SearchHit>(
         `SELECT e.event_id AS "eventId", s.pos, ${rank} AS rank ${matching} ${page}`,
         [...params, Math.min(query.before, Number.MAX_SAFE_INTEGER), query.limit],
       ),
-      this.#db.query<{ count: number }>(
+      this.#history.query<{ count: number }>(
         `SELECT count(*)::int AS count FROM (SELECT 1 ${matching} LIMIT ${MAX_COUNT}) AS found`,
         params,
       ),
@@ -147,7 +150,7 @@ export class SearchIndex {
     roomNid: number,
     range: { after?: number; before?: number; direction: 'forward' | 'backward' },
   ): Promise<StoredEvent[]> {
-    return this.#rooms.parts.events.timeline(roomNid, { ...range, limit: BATCH });
+    return this.#rooms.parts.events.timeline(roomNid, { ...range, limit: BATCH, history: true });
   }
 
   async #store(roomNid: number, reach: Reach, events: readonly StoredEvent[]): Promise<Reach> {

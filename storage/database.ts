@@ -113,6 +113,11 @@ export class Database implements Queryable {
     });
   }
 
+  /** Which of the hosts was found to be the primary last. */
+  get serving(): number {
+    return this.#serving;
+  }
+
   /** Called when something may have been stored that its writer knows nothing of: caches of it are to be forgotten. */
   onDoubt(listener: () => void): void {
     this.#doubtListeners.push(listener);

@@ -37,6 +37,8 @@ export interface TimelineRange {
   /** `backward`: newest first. */
   readonly direction: 'forward' | 'backward';
   readonly limit: number;
+  /** A long look back, that a replica may serve. */
+  readonly history?: boolean;
 }
 
 /** In the place of an event's id: any may have changed. */
@@ -45,13 +47,18 @@ const ALL = '';
 /** Events by id and by place, through a cache that is bounded by the size of their JSON. */
 export class EventStore {
   readonly #db: Queryable;
+  readonly #history: Queryable;
   readonly #cache: LRUCache<string, StoredEvent>;
   /** For each query under way: events that have changed meanwhile, so that what it reads of them may be old. */
   readonly #outdated = new Set<Set<string>>();
 
-  /** @param cacheBytes about how much memory cached events may take */
-  constructor(db: Queryable, cacheBytes = 64 * 1024 * 1024) {
+  /**
+   * @param cacheBytes about how much memory cached events may take
+   * @param history where long looks back are read
+   */
+  constructor(db: Queryable, cacheBytes = 64 * 1024 * 1024, history = db) {
     this.#db = db;
+    this.#history = history;
     this.#cache = new LRUCache({
       maxSize: cacheBytes,
       sizeCalculation: (event) => 2 * event.json.length + 1024,
@@ -178,6 +185,7 @@ export class EventStore {
         Math.min(range.before ?? Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
         range.limit,
       ],
+      range.history ? this.#history : this.#db,
     );
   }
 
@@ -193,11 +201,15 @@ export class EventStore {
     );
   }
 
-  async #select(query: { name: string; text: string }, params: unknown[]): Promise<StoredEvent[]> {
+  async #select(
+    query: { name: string; text: string },
+    params: unknown[],
+    db = this.#db,
+  ): Promise<StoredEvent[]> {
     const outdated = new Set<string>();
     this.#outdated.add(outdated);
     try {
-      return await this.#read(await this.#db.query<EventRow>(query, params), outdated);
+      return await this.#read(await db.query<EventRow>(query, params), outdated);
     } finally {
       this.#outdated.delete(outdated);
     }

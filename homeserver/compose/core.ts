@@ -9,7 +9,7 @@ import { Notifier } from '@trellis/rooms/notifier.ts';
 import { RoomPolicies } from '@trellis/rooms/policy-servers.ts';
 import { RedactedOriginals } from '@trellis/rooms/redacted-originals.ts';
 import { type EventChange, Rooms } from '@trellis/rooms/rooms.ts';
-import type { Database } from '@trellis/storage/database.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import { EventWriter } from '@trellis/storage/event-writer.ts';
 import { EventStore } from '@trellis/storage/events.ts';
 import { IdAllocator } from '@trellis/storage/id-allocator.ts';
@@ -24,6 +24,8 @@ export interface Core {
   readonly config: Config;
   readonly log: FastifyBaseLogger;
   readonly db: Database;
+  /** For long looks back: replicas that know what the primary does, or the primary. */
+  readonly history: Queryable;
   readonly serverName: string;
   readonly signingKey: SigningKey;
   readonly cluster: Cluster;
@@ -58,12 +60,13 @@ export async function composeCore(
     config: Config;
     log: FastifyBaseLogger;
     db: Database;
+    history: Queryable;
     signingKey: SigningKey;
     member?: ClusterMember | undefined;
   },
   lifecycle: Lifecycle,
 ): Promise<Core> {
-  const { config, db, signingKey, member } = parts;
+  const { config, db, history, signingKey, member } = parts;
   const serverName = config.server_name;
   const cluster = member ?? alone();
   const [ids, starts] = await Promise.all([IdAllocator.create(db), member ? undefined : streamStarts(db)]);
@@ -74,7 +77,7 @@ export async function composeCore(
     member.attach(stream);
     return stream;
   };
-  const events = new EventStore(db, config.memory.event_cache_mb * 1024 * 1024);
+  const events = new EventStore(db, config.memory.event_cache_mb * 1024 * 1024, history);
   const snapshots = new StateSnapshots(db, ids);
   const fence = member && { memberId: member.self, term: () => member.term() };
   const writer = new EventWriter(db, snapshots, indexStateEvents, fence);

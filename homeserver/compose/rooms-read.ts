@@ -79,16 +79,16 @@ const noAppservices: RoomAppservices = {
 
 /** All that is read of rooms: history, state, relations, directories, spaces, search. */
 export function composeRoomsRead(core: Core, parts: RoomsReadParts): RoomsRead {
-  const { db, rooms, memberships, notifier, serverName, log } = core;
+  const { db, history: replicas, rooms, memberships, notifier, serverName, log } = core;
   const { ignoredUsers, remote, appservices = noAppservices } = parts;
   const { client } = parts.transport;
   const aliases = new Aliases(db, rooms, remoteAliases(client));
   const publicRooms = new PublicRooms(db, rooms);
   const hierarchies = new Hierarchies(rooms, memberships, remoteSpaces(client));
-  const relations = new Relations(db, rooms);
+  const relations = new Relations(db, rooms, replicas);
   const aggregate = aggregateRelations({ rooms, relations, ignoredUsers });
   const clientEvents = new ClientEvents(rooms, aggregate);
-  const index = new SearchIndex(db, rooms);
+  const index = new SearchIndex(db, rooms, replicas);
   const backfill: HistorySource = {
     async before(room, pos, limit) {
       const came = await parts.backfill.before(room, pos, limit);
