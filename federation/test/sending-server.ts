@@ -174,46 +174,8 @@ export class SendingServer {
   }
 
   /** A membership event that another server's user sends. */
-  async member(roomId: string, userId: string, membership: string, relayFrom?: string): Promise<void> {
-    const { rooms } = this;
-    const { committed } = await rooms.exclusive(roomId, async (room) => {
-      const draft = {
-        type: 'm.room.member',
-        sender: userId,
-        stateKey: userId,
-        content: { membership } as JsonObject,
-      };
-      const event = buildEvent(
-        {
-          room_id: roomId,
-          type: draft.type,
-          sender: userId,
-          state_key: userId,
-          content: draft.content,
-          prev_events: room.extremities,
-          auth_events: authEventKeys(draft, room.version).flatMap((k) => room.state.getKey(k)?.eventId ?? []),
-          depth: room.depth + 1,
-          origin_server_ts: Date.now(),
-        },
-        { version: room.version, key: othersKey, serverName: serverNameOf(userId) },
-      );
-      const nid = rooms.parts.ids.next();
-      const changes = new Map([[`m.room.member\0${userId}`, { eventId: event.eventId, nid }]]);
-      return append(rooms, room, {
-        event,
-        nid,
-        status: 'accepted',
-        stateBefore: room.state,
-        relayFrom,
-        passedOnByOthers: relayFrom === undefined,
-        after: {
-          extremities: [event.eventId],
-          state: rooms.parts.snapshots.derive(room.nid, room.state, changes),
-          changes,
-        },
-      });
-    });
-    await committed;
+  member(roomId: string, userId: string, membership: string, relayFrom?: string): Promise<void> {
+    return setRemoteMember(this.rooms, roomId, { userId, membership, relayFrom });
   }
 
   async say(roomId: string, body: unknown): Promise<void> {
@@ -232,6 +194,53 @@ export class SendingServer {
       content: { membership: 'leave' },
     });
   }
+}
+
+/** A membership event that another server's user sends. */
+export async function setRemoteMember(
+  rooms: Rooms,
+  roomId: string,
+  change: { userId: string; membership: string; relayFrom?: string | undefined },
+): Promise<void> {
+  const { userId, membership, relayFrom } = change;
+  const { committed } = await rooms.exclusive(roomId, async (room) => {
+    const draft = {
+      type: 'm.room.member',
+      sender: userId,
+      stateKey: userId,
+      content: { membership } as JsonObject,
+    };
+    const event = buildEvent(
+      {
+        room_id: roomId,
+        type: draft.type,
+        sender: userId,
+        state_key: userId,
+        content: draft.content,
+        prev_events: room.extremities,
+        auth_events: authEventKeys(draft, room.version).flatMap((k) => room.state.getKey(k)?.eventId ?? []),
+        depth: room.depth + 1,
+        origin_server_ts: Date.now(),
+      },
+      { version: room.version, key: othersKey, serverName: serverNameOf(userId) },
+    );
+    const nid = rooms.parts.ids.next();
+    const changes = new Map([[`m.room.member\0${userId}`, { eventId: event.eventId, nid }]]);
+    return append(rooms, room, {
+      event,
+      nid,
+      status: 'accepted',
+      stateBefore: room.state,
+      relayFrom,
+      passedOnByOthers: relayFrom === undefined,
+      after: {
+        extremities: [event.eventId],
+        state: rooms.parts.snapshots.derive(room.nid, room.state, changes),
+        changes,
+      },
+    });
+  });
+  await committed;
 }
 
 const noDevices: DeviceUpdates = { edus: async () => [], changes: async () => [] };

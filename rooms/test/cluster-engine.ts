@@ -51,7 +51,7 @@ export interface ClusterEngines {
 /** @param serve has a process serve what more it is to serve, before it joins */
 export async function clusterEngines(
   n: number,
-  serve?: (engine: MemberEngine) => void,
+  serve?: (engine: MemberEngine) => Promise<void> | void,
 ): Promise<ClusterEngines> {
   const { db, close } = await testDatabase();
   const cluster = await testCluster(0);
@@ -92,7 +92,7 @@ export async function clusterEngines(
         ),
     };
     engines.push(engine);
-    serve?.(engine);
+    await serve?.(engine);
   }
 
   async function partsOf(cluster: Cluster, stream: Stream<EventChange>, fence?: Fence) {
