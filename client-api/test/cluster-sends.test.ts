@@ -44,6 +44,15 @@ describe('sends with transaction ids by several processes', () => {
       });
   });
 
+  test('are not made something else on the way', async () => {
+    const roomId = await all.engines[0]!.createRoom(ALICE);
+    for (const each of sends.values()) {
+      const { draft, ...rest } = request(roomId, 'number');
+      const send = { ...rest, draft: { ...draft, content: { a: [JSON.parse('1e400')] } } };
+      await assert.rejects(each.send(send), { status: 400, errcode: 'M_BAD_JSON' });
+    }
+  });
+
   test('give one event each while processes come, go and die', async () => {
     const roomIds = await Promise.all(Array.from({ length: 5 }, () => all.engines[0]!.createRoom(ALICE)));
     const victim = all.engines[2]!;
