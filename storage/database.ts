@@ -192,6 +192,10 @@ export class Database implements Queryable {
     client.busySince = Date.now();
     try {
       return (await client.query(config)).rows as R[];
+    } catch (error) {
+      if (MISSING_STATEMENT.has((error as { code?: string }).code ?? ''))
+        (error as Error).message += ': a pooler on the way needs database.prepared_statements: false';
+      throw error;
     } finally {
       client.busySince = undefined;
     }
@@ -220,6 +224,9 @@ export class Database implements Queryable {
     return error;
   }
 }
+
+/** SQLSTATEs of a prepared statement that is not there, or is there already: another session was got than before. */
+const MISSING_STATEMENT = new Set(['26000', '42P05']);
 
 /** Whether an error ended the connection. */
 function isBroken(client: HostClient, error: unknown): boolean {
