@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { alone } from '@trellis/cluster/cluster.ts';
 import { compileRules } from '@trellis/protocol/push-rules/index.ts';
@@ -15,67 +13,17 @@ import { type PusherRequest, Pushers } from '@trellis/users/pushers.ts';
 import { Receipts } from '@trellis/users/receipts.ts';
 import { Badges } from '../badges.ts';
 import { Candidates } from '../candidates.ts';
-import { Gateway, type PushFetch } from '../gateway.ts';
+import { Gateway } from '../gateway.ts';
 import { HttpDelivery } from '../http-delivery.ts';
 import { MailDelivery } from '../mail-delivery.ts';
 import type { Mail } from '../mailer.ts';
 import { PusherTable } from '../pusher-table.ts';
 import { Pushes } from '../pushes.ts';
+import { plainFetch, TestGateway } from './test-gateway.ts';
 
 const SERVER = 'here.test';
 const ALICE = `@alice:${SERVER}`;
 const BOB = `@bob:${SERVER}`;
-
-// biome-ignore lint/suspicious/noExplicitAny: the tests look at what gateways get
-type Json = any;
-
-/** A push gateway that notes what it is told. */
-class TestGateway {
-  readonly got: Json[] = [];
-  /** What it answers; the usual when there is nothing left. */
-  readonly answers: Array<{ status: number; body?: object; headers?: Record<string, string> }> = [];
-  readonly #server: Server;
-
-  constructor() {
-    this.#server = createServer((request, response) => {
-      const chunks: Buffer[] = [];
-      request.on('data', (chunk: Buffer) => chunks.push(chunk));
-      request.on('end', () => {
-        const { status, body, headers } = this.answers.shift() ?? { status: 200, body: { rejected: [] } };
-        if (status === 200) this.got.push(JSON.parse(Buffer.concat(chunks).toString()).notification);
-        response.writeHead(status, { 'content-type': 'application/json', ...headers });
-        response.end(JSON.stringify(body ?? {}));
-      });
-    });
-  }
-
-  async listen(): Promise<void> {
-    await new Promise<void>((done) => this.#server.listen(0, '127.0.0.1', done));
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/_matrix/push/v1/notify`;
-  }
-
-  get events(): string[] {
-    return this.got.flatMap(({ event_id }) => event_id ?? []);
-  }
-
-  close(): void {
-    this.#server.closeAllConnections();
-    this.#server.close();
-  }
-}
-
-const plainFetch: PushFetch = async (url, { method, headers, body, timeoutMs }) => {
-  const answer = await fetch(url, { method, headers, body, signal: AbortSignal.timeout(timeoutMs) });
-  return {
-    status: answer.status,
-    headers: Object.fromEntries(answer.headers),
-    body: answer.body ?? new Blob([]).stream(),
-    discard: () => void answer.body?.cancel(),
-  };
-};
 
 async function until(what: string, check: () => unknown, limitMs = 5_000): Promise<void> {
   const end = Date.now() + limitMs;
