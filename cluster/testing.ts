@@ -70,6 +70,9 @@ class TestMember implements Cluster {
     return this.#net.view.members.has(process);
   }
   async call<T extends Json | undefined>(duty: Duty, key: string, method: string, args: Json): Promise<T> {
+    const own = this.owns(duty, key) ? this.methods.get(method) : undefined;
+    // Without a detour.
+    if (own) return (await own(args as never, key)) as T;
     return (await this.#net.call(duty, key, method, args)) as T;
   }
   serve(method: string, handler: CallHandler): void {

@@ -17,7 +17,7 @@ describe('sends with transaction ids by several processes', () => {
   let sends: Map<MemberEngine, TransactionSends>;
   before(async () => {
     sends = new Map();
-    all = await clusterEngines(3, (engine) => sends.set(engine, new TransactionSends(engine)));
+    all = await clusterEngines(3, (engine) => void sends.set(engine, new TransactionSends(engine)));
   });
   after(() => all.close());
 
