@@ -49,8 +49,8 @@ interface Call {
   readonly done: PromiseWithResolvers<void>;
 }
 
-/** SQLSTATE: two processes that store the same events have waited for each other, and one had to give way. */
-const DEADLOCK = '40P01';
+/** SQLSTATEs: two processes that store the same events were in each other's way, and one had to give way. */
+const RETRIED = new Set(['40P01', '40001']);
 /** Tries to store a batch that gave way, or whose connection was lost and that was found not to be stored. */
 const ATTEMPTS = 2;
 
@@ -162,10 +162,10 @@ export class EventWriter {
       try {
         return await store();
       } catch (error) {
-        const isDeadlock = (error as { code?: unknown }).code === DEADLOCK;
+        const isInTheWay = RETRIED.has((error as { code?: string }).code ?? '');
         if (error instanceof DatabaseAwayError && error.inDoubt) {
           if (await this.#isStored(error, batch, isOneStatement ? distinct : undefined)) return;
-        } else if (!isDeadlock) throw error;
+        } else if (!isInTheWay) throw error;
         if (attempt === ATTEMPTS) throw error;
       }
   }
