@@ -137,6 +137,7 @@ export class Deliveries {
   }
 
   async #release(lost: (duty: Duty, key: string) => boolean): Promise<void> {
+    if (!this.#prepared && this.#lines.size === 0) return;
     this.#isLost = (id) => lost('appservice', id);
     const ids = this.#deps.services.all.map(({ id }) => id).filter(this.#isLost);
     await Promise.all(ids.map((id) => this.#update(id, RELEASE_WAIT_MS)));
