@@ -175,6 +175,7 @@ export class Coordinator {
         this.#settle();
         return;
       case 'ready':
+        if (member.ready) return;
         member.ready = true;
         this.#changeView();
         return;

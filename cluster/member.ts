@@ -323,6 +323,8 @@ export class ClusterMember implements Cluster {
       }
     }
     if (this.#leaving) this.#toCoordinator({ t: 'leave' });
+    // It may have become so since it asked to be taken in.
+    if (this.#ready) this.#toCoordinator({ t: 'ready' });
     if (first) this.#welcomed.resolve();
     else this.#gap();
     this.#toCoordinator({ t: 'ack', q });
