@@ -34,6 +34,8 @@ export interface ServerOptions {
 
 /** TRELLIS_PROCESSES=4: each server is so many processes, with a Redis; requests come to each in turn. */
 const PROCESSES = Number(process.env.TRELLIS_PROCESSES ?? 1);
+/** TRELLIS_ROLES="client sync|federation-in federation-out|events jobs": what the first of them does, the second, … */
+const ROLES = process.env.TRELLIS_ROLES?.split('|').map((roles) => roles.trim().split(' '));
 /** TRELLIS_WORKERS=4: each server is one supervisor with so many workers. */
 const WORKERS = Number(process.env.TRELLIS_WORKERS ?? 1);
 
@@ -293,16 +295,17 @@ async function several(common: Common, certificate: Certificate, extra: Json): P
   const [publicPort, federationPort] = [await freePort(), await freePort()];
   const clientPorts: number[] = [];
   for (let i = 0; i < PROCESSES; i++) clientPorts.push(await freePort());
-  const shared = {
-    database: { url: surroundings.databaseUrl },
-    redis: { url: surroundings.redisUrl },
-    cluster: { secret: 'known to these processes only', drain_ms: 0 },
-  };
   const dataDir = join(folder, 'data');
   const caFile = certificate.certFile;
   const configFiles = clientPorts.map((clientPort, i) => {
     const file = join(folder, `config-${i + 1}.yaml`);
     const ports = { clientPort, publicPort, federationPort };
+    const roles = ROLES ? { roles: ROLES[i % ROLES.length] } : {};
+    const shared = {
+      database: { url: surroundings.databaseUrl },
+      redis: { url: surroundings.redisUrl },
+      cluster: { secret: 'known to these processes only', drain_ms: 0, ...roles },
+    };
     writeFileSync(file, writeConfig({ dataDir, ...ports, certificate: undefined, caFile, shared, extra }));
     return file;
   });
