@@ -39,7 +39,7 @@ export function presenceRoutes(app: FastifyInstance, { presence, memberships }: 
       const { presence: state, status_msg: statusMsg = null } = request.body;
       if (!isPresence(state)) throw invalidParam('presence is not one of online, unavailable, offline');
       // PostgreSQL's text holds no U+0000.
-      presence.set(userId, deviceId, state, statusMsg?.replaceAll('\0', '').toWellFormed() || null);
+      await presence.set(userId, deviceId, state, statusMsg?.replaceAll('\0', '').toWellFormed() || null);
       return {};
     },
   );

@@ -1,5 +1,8 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
-import { type Rate, TokenBuckets } from '@trellis/users/token-buckets.ts';
+import { ReportedBuckets } from '@trellis/users/reported-buckets.ts';
+import { SharedBuckets } from '@trellis/users/shared-buckets.ts';
+import type { Rate } from '@trellis/users/token-buckets.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 
 const CATEGORIES = [
@@ -27,14 +30,23 @@ declare module 'fastify' {
 /**
  * Refuses requests that come too fast from one user, or without a token from one address (spec: "Rate limiting").
  * To be called after `authenticateRequests`, for the same routes. Application services are let through unless
- * their registration asks for limits.
+ * their registration asks for limits. With several processes log-ins and registrations are counted by one for each key;
+ * everything else where it comes, and reported, so that no request waits for another process.
  */
-export function limitRates(app: FastifyInstance, limits: RateLimits): void {
-  const buckets = new Map(CATEGORIES.map((name) => [name, new TokenBuckets(limits[name])]));
+export function limitRates(app: FastifyInstance, limits: RateLimits, cluster?: Cluster): void {
+  const buckets = new Map(
+    CATEGORIES.map((name) => {
+      const Buckets = name === 'login' || name === 'registration' ? SharedBuckets : ReportedBuckets;
+      return [name, new Buckets(limits[name], name, cluster)];
+    }),
+  );
   app.addHook('onRequest', async (request) => {
     const { rateLimit: category = 'other' } = request.routeOptions.config;
     if (category === false || request.requester?.isUnlimited) return;
-    const wait = buckets.get(category)!.take(keyOf(request));
+    const { duty, key } = request.routeOptions.config;
+    // Passed on, and counted there.
+    if (cluster?.shared && duty !== undefined && key && !cluster.owns(duty, key(request))) return;
+    const wait = await buckets.get(category)!.take(keyOf(request));
     if (wait > 0) throw limitExceeded(wait);
   });
 }

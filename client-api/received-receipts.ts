@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Notifier, Positions } from '@trellis/rooms/notifier.ts';
@@ -17,6 +18,8 @@ export interface ReceivedReceiptsDeps {
   readonly notifier: Notifier;
   readonly accountData: AccountData;
   readonly stream: Stream<ReceiptChange>;
+  /** Where there may be other processes: all are told, as a sender may sync anywhere. */
+  readonly cluster?: Cluster | undefined;
   /** For users who have not said whether they want it. */
   readonly byDefault: boolean;
   /** How long confirmations are collected before senders hear of them. */
@@ -39,6 +42,17 @@ interface Receipt {
   readonly eventId: string;
   readonly userId: string;
   readonly ts: number;
+}
+
+interface Told {
+  readonly sender: string;
+  readonly receipt: Receipt;
+}
+
+interface Wake {
+  readonly sender: string;
+  readonly pos: number;
+  readonly roomId: string;
 }
 
 interface Confirmed {
@@ -64,6 +78,12 @@ export class ReceivedReceipts {
 
   constructor(deps: ReceivedReceiptsDeps) {
     this.#deps = deps;
+    const { cluster, notifier } = deps;
+    cluster?.onAnnounce('received', ({ sender, receipt }: Told) => this.#keep(sender, receipt));
+    cluster?.onAnnounce('received-wake', ({ sender, pos, roomId }: Wake) =>
+      notifier.tell(sender, { stream: 'receipts', pos, roomId }),
+    );
+    cluster?.onGap(() => this.#settings.clear());
   }
 
   /** To be called when the user's account data of type `RECEIVED_SETTING` changes. */
@@ -143,15 +163,27 @@ export class ReceivedReceipts {
   }
 
   async #add(sender: string, receipt: Omit<Receipt, 'pos' | 'ts'>): Promise<void> {
-    const { stream, notifier } = this.#deps;
+    const { stream, notifier, cluster } = this.#deps;
     const pos = await stream.reserve();
-    const receipts = this.#receipts.get(sender) ?? [];
-    receipts.push({ ...receipt, pos, ts: Date.now() });
-    if (receipts.length > MAX_RECEIPTS) receipts.shift();
-    this.#receipts.set(sender, receipts);
+    const placed: Receipt = { ...receipt, pos, ts: Date.now() };
+    if (cluster?.shared) {
+      // Before the position is reached anywhere, so that nobody looks there in vain.
+      await cluster
+        .announce('received', { sender, receipt: { ...placed } })
+        .finally(() => stream.complete(pos, []));
+      return cluster.announce('received-wake', { sender, pos, roomId: receipt.roomId });
+    }
+    this.#keep(sender, placed);
     // Nobody else is to hear of it, so that it is not announced.
     await stream.complete(pos, []);
     notifier.tell(sender, { stream: 'receipts', pos, roomId: receipt.roomId });
+  }
+
+  #keep(sender: string, receipt: Receipt): void {
+    const receipts = this.#receipts.get(sender) ?? [];
+    receipts.push(receipt);
+    if (receipts.length > MAX_RECEIPTS) receipts.shift();
+    this.#receipts.set(sender, receipts);
   }
 }
 

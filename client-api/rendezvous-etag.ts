@@ -1,7 +1,7 @@
 import { Buffer } from 'node:buffer';
 import { invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import type { RendezvousSession, RendezvousSessions } from './rendezvous-sessions.ts';
+import { OF_SESSION, type RendezvousSession, type RendezvousSessions } from './rendezvous-sessions.ts';
 
 export interface RendezvousDeps {
   readonly sessions: RendezvousSessions;
@@ -28,32 +28,44 @@ export function etagRendezvousRoutes(app: FastifyInstance, { sessions, publicUrl
       return { url: `${publicUrl ?? originOf(request)}${PATH}/${session.id}` };
     });
 
-    scope.get<SessionRequest>(`${PATH}/:id`, { config: { auth: 'none' } }, async (request, reply) => {
-      const session = sessions.get(request.params.id);
-      describe(reply, session);
-      if (request.headers['if-none-match'] === etagOf(session)) return reply.code(304).send();
-      // As a buffer: clients compare the whole header, which must have no charset.
-      return reply.header('content-type', 'text/plain').send(Buffer.from(session.data));
-    });
+    scope.get<SessionRequest>(
+      `${PATH}/:id`,
+      { config: { auth: 'none', ...OF_SESSION } },
+      async (request, reply) => {
+        const session = sessions.get(request.params.id);
+        describe(reply, session);
+        if (request.headers['if-none-match'] === etagOf(session)) return reply.code(304).send();
+        // As a buffer: clients compare the whole header, which must have no charset.
+        return reply.header('content-type', 'text/plain').send(Buffer.from(session.data));
+      },
+    );
 
-    scope.put<SessionRequest>(`${PATH}/:id`, { config: { auth: 'none' } }, async (request, reply) => {
-      const { id } = request.params;
-      const expected = request.headers['if-match'];
-      if (expected === undefined) throw missingParam('There is no If-Match header');
-      const session = sessions.update(id, unquoted(expected), textOf(request));
-      if (!session) {
-        describe(reply, sessions.get(id));
-        throw new MatrixError(412, 'M_UNKNOWN', 'The ETag is another one by now', {
-          'org.matrix.msc4108.errcode': 'M_CONCURRENT_WRITE',
-        });
-      }
-      return describe(reply, session).code(202).header('content-type', 'text/plain').send(Buffer.alloc(0));
-    });
+    scope.put<SessionRequest>(
+      `${PATH}/:id`,
+      { config: { auth: 'none', ...OF_SESSION } },
+      async (request, reply) => {
+        const { id } = request.params;
+        const expected = request.headers['if-match'];
+        if (expected === undefined) throw missingParam('There is no If-Match header');
+        const session = sessions.update(id, unquoted(expected), textOf(request));
+        if (!session) {
+          describe(reply, sessions.get(id));
+          throw new MatrixError(412, 'M_UNKNOWN', 'The ETag is another one by now', {
+            'org.matrix.msc4108.errcode': 'M_CONCURRENT_WRITE',
+          });
+        }
+        return describe(reply, session).code(202).header('content-type', 'text/plain').send(Buffer.alloc(0));
+      },
+    );
 
-    scope.delete<SessionRequest>(`${PATH}/:id`, { config: { auth: 'none' } }, async (request, reply) => {
-      sessions.delete(request.params.id);
-      return reply.code(204).send();
-    });
+    scope.delete<SessionRequest>(
+      `${PATH}/:id`,
+      { config: { auth: 'none', ...OF_SESSION } },
+      async (request, reply) => {
+        sessions.delete(request.params.id);
+        return reply.code(204).send();
+      },
+    );
   });
 }
 

@@ -1,5 +1,8 @@
 import { randomBytes } from 'node:crypto';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { notFound, tooLarge } from '@trellis/protocol/errors.ts';
+import '@trellis/cluster/owned-routes.ts';
+import type { FastifyRequest } from 'fastify';
 import { limitExceeded } from './rate-limits.ts';
 
 export interface RendezvousSession {
@@ -10,6 +13,12 @@ export interface RendezvousSession {
   readonly changedTs: number;
   readonly expiresTs: number;
 }
+
+/** Routes of one session are answered by the process that has it. */
+export const OF_SESSION = {
+  duty: 'user',
+  key: (request: FastifyRequest) => (request.params as { id: string }).id,
+} as const;
 
 /** Characters of data (MSC4388: "Maximum payload size"). */
 const MAX_DATA = 4096;
@@ -26,10 +35,21 @@ export class RendezvousSessions {
   readonly #sessions = new Map<string, RendezvousSession>();
   readonly #now: () => number;
   readonly #max: number;
+  readonly #cluster: Cluster | undefined;
 
-  constructor({ now = Date.now, max = MAX_SESSIONS }: { now?: () => number; max?: number } = {}) {
+  constructor({
+    now = Date.now,
+    max = MAX_SESSIONS,
+    cluster,
+  }: { now?: () => number; max?: number; cluster?: Cluster } = {}) {
     this.#now = now;
     this.#max = max;
+    this.#cluster = cluster?.shared ? cluster : undefined;
+    this.#cluster?.serve('rendezvous.take', (session: RendezvousSession) => {
+      if (this.#sessions.size < 2 * max) this.#sessions.set(session.id, session);
+      return null;
+    });
+    this.#cluster?.onHandover({ take: () => this.#handOver() });
   }
 
   /** @throws M_TOO_LARGE; M_LIMIT_EXCEEDED when there are too many: others' are not ended for it */
@@ -40,7 +60,7 @@ export class RendezvousSessions {
     const oldest = this.#sessions.values().next().value;
     if (oldest && this.#sessions.size >= this.#max) throw limitExceeded(oldest.expiresTs - now);
     const session = {
-      id: randomBytes(18).toString('base64url'),
+      id: this.#newId(),
       data,
       sequence: newSequence(),
       changedTs: now,
@@ -74,6 +94,23 @@ export class RendezvousSessions {
   delete(id: string): void {
     this.get(id);
     this.#sessions.delete(id);
+  }
+
+  /** One that requests are passed on to this process for. */
+  #newId(): string {
+    for (;;) {
+      const id = randomBytes(18).toString('base64url');
+      if (!this.#cluster || this.#cluster.owns('user', id)) return id;
+    }
+  }
+
+  /** Requests for some of the sessions go to other processes from now on. */
+  #handOver(): void {
+    for (const session of this.#sessions.values()) {
+      if (this.#cluster!.owns('user', session.id)) continue;
+      this.#sessions.delete(session.id);
+      this.#cluster!.call('user', session.id, 'rendezvous.take', { ...session }).catch(() => {});
+    }
   }
 
   #removeExpired(now: number): void {

@@ -2,7 +2,7 @@ import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { LRUCache } from 'lru-cache';
 import { Type } from 'typebox';
-import type { RendezvousSessions } from './rendezvous-sessions.ts';
+import { OF_SESSION, type RendezvousSessions } from './rendezvous-sessions.ts';
 
 const PATH = '/_matrix/client/unstable/io.element.msc4388/rendezvous';
 
@@ -22,7 +22,7 @@ export function rendezvousRoutes(
   app: FastifyInstance,
   { sessions }: { readonly sessions: RendezvousSessions },
 ): void {
-  const config = { auth: 'none' } as const;
+  const config = { auth: 'none', ...OF_SESSION } as const;
   const lastUpdates = new LRUCache<string, { request: string; sequence: string }>({ max: MAX_REMEMBERED });
 
   app.get(PATH, { config: { auth: 'optional', guests: true } }, async () => ({ create_available: true }));

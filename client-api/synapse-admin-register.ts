@@ -3,6 +3,7 @@ import { badJson, forbidden, unrecognized } from '@trellis/protocol/errors.ts';
 import type { Accounts } from '@trellis/users/accounts.ts';
 import type { Profiles } from '@trellis/users/profiles.ts';
 import type { Sessions } from '@trellis/users/sessions.ts';
+import '@trellis/cluster/owned-routes.ts';
 import type { FastifyInstance } from 'fastify';
 import { LRUCache } from 'lru-cache';
 import { Type } from 'typebox';
@@ -47,7 +48,8 @@ export function synapseAdminRegisterRoutes(app: FastifyInstance, deps: SharedSec
   const { accounts, sessions, profiles, sharedSecret } = deps;
   const path = '/_synapse/admin/v1/register';
   const nonces = new LRUCache<string, true>({ max: 10_000, ttl: NONCE_LIFETIME_MS });
-  const config = { auth: 'none', rateLimit: 'registration' } as const;
+  // One process knows the nonces.
+  const config = { auth: 'none', rateLimit: 'registration', duty: 'user', key: () => path } as const;
   if (sharedSecret === undefined) {
     const absent = async () => {
       throw unrecognized(404, 'Registration by a shared secret is not configured');

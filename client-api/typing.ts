@@ -22,8 +22,8 @@ export function typingRoutes(app: FastifyInstance, { rooms, typing }: TypingDeps
       requireSelf(request, userId);
       const room = await rooms.get(roomId);
       if (!room?.isJoined(userId)) throw forbidden('You are not in that room');
-      if (request.body.typing) typing.start(roomId, userId, request.body.timeout);
-      else typing.stop(roomId, userId);
+      if (request.body.typing) await typing.start(roomId, userId, request.body.timeout);
+      else await typing.stop(roomId, userId);
       return {};
     },
   );

@@ -148,9 +148,14 @@ function asItCame(request: FastifyRequest): PassedRequest {
     method,
     url,
     headers: fromRecord(request.headers),
-    body: body === undefined ? undefined : { text: JSON.stringify(body) },
+    body: body === undefined ? undefined : { text: isText(request) ? String(body) : JSON.stringify(body) },
     remoteAddress: request.socket.remoteAddress,
   };
+}
+
+/** Some routes take plain text. */
+function isText({ body, headers }: FastifyRequest): boolean {
+  return typeof body === 'string' && !headers['content-type']?.includes('json');
 }
 
 /** Aborts when the client hangs up. */

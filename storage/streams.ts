@@ -116,6 +116,14 @@ export class Stream<Change> {
     return first;
   }
 
+  /** Announces changes that are stored nowhere; at once where there is no other process and nothing is under way. */
+  tell(changes: readonly Change[]): void | Promise<void> {
+    const position = this.reserve();
+    return typeof position === 'number'
+      ? this.complete(position, changes)
+      : position.then((reserved) => this.complete(reserved, changes));
+  }
+
   /** Resolves once every process has heard of the changes. Rejects when none ever will: this process was shut out. */
   complete(position: number, changes: readonly Change[]): void | Promise<void> {
     if (this.#sequencer) {
@@ -175,6 +183,8 @@ export interface ReceiptChange {
   type: string;
   threadId: string | null;
   ts: number;
+  /** The event's place in the room's order, where it is known. */
+  eventPos?: number | null;
 }
 export interface TypingChange {
   roomId: string;

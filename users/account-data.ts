@@ -1,12 +1,15 @@
 import { Buffer } from 'node:buffer';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
-import type { Queryable } from '@trellis/storage/database.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { AccountDataChange, Stream } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
 import { KeyedQueue } from './keyed-queue.ts';
+import { lockedWrite } from './locked-write.ts';
 import { PUSH_RULES, type PushRules } from './push-rules.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
+import { sharedForgetting } from './shared-forgetting.ts';
 
 export interface AccountDatum {
   /** `null` for global account data. */
@@ -21,7 +24,9 @@ interface Entry extends AccountDatum {
 }
 
 export interface AccountDataDeps {
-  readonly db: Queryable;
+  readonly db: Database;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
   readonly stream: Stream<AccountDataChange>;
   readonly pushRules: PushRules;
 }
@@ -47,15 +52,18 @@ const NOBODY: ReadonlySet<string> = new Set();
  * that it is gone, everything else behaves as if it had never been.
  */
 export class AccountData {
-  readonly #db: Queryable;
+  readonly #db: Database;
   readonly #stream: Stream<AccountDataChange>;
   readonly #pushRules: PushRules;
   readonly #queue = new KeyedQueue();
   readonly #kept = new LRUCache<string, Map<string, Entry>>({ maxSize: CACHE_SIZE });
   readonly #loading = new Map<string, Promise<Map<string, Entry>>>();
+  /** Of users whose data is kept, what others have changed since. */
+  readonly #outdated = new Map<string, Map<string, AccountDataChange>>();
+  readonly #forgetEverywhere: ((userIds: readonly string[]) => Promise<void>) | undefined;
   readonly #ignored: ReadThroughCache<ReadonlySet<string>>;
 
-  constructor({ db, stream, pushRules }: AccountDataDeps) {
+  constructor({ db, stream, pushRules, cluster }: AccountDataDeps) {
     this.#db = db;
     this.#stream = stream;
     this.#pushRules = pushRules;
@@ -65,6 +73,17 @@ export class AccountData {
       if (typeof users !== 'object' || users === null) return NOBODY;
       return new Set(Object.keys(users));
     });
+    if (!cluster?.shared) return;
+    this.#forgetEverywhere = sharedForgetting(cluster, 'account-data', {
+      drop: (userId) => this.#drop(userId),
+      clear: () => {
+        this.#kept.clear();
+        this.#loading.clear();
+        this.#outdated.clear();
+        this.#ignored.clear();
+      },
+    });
+    stream.subscribe((_pos, change) => this.#heard(change));
   }
 
   async get(userId: string, roomId: string | null, type: string): Promise<JsonObject | undefined> {
@@ -114,23 +133,18 @@ export class AccountData {
     checkType(type);
     await this.#queue.run(userId, async () => {
       const data = await this.#of(userId);
-      const current = data.get(keyOf(roomId, type))?.content;
-      const content = change(current && !isEmpty(current) ? current : undefined);
-      if (content === undefined) return;
-      const json = JSON.stringify(content);
-      if (json.length > MAX_CONTENT_LENGTH) throw tooLarge('The account data is too large');
-      const isTooMuch = !current && data.size >= MAX_ENTRIES;
-      if (isTooMuch || sizeOf(data) + json.length > MAX_TOTAL_LENGTH)
-        throw tooLarge('There is too much account data');
+      if (this.#forgetEverywhere)
+        return lockedWrite(this.#db, this.#stream, `account-data ${userId}`, async (tx, announce) => {
+          const [current] = await read(tx, userId, [{ roomId, type }]);
+          const changed = changedEntry(data, current?.content, change);
+          if (changed)
+            await store(tx, userId, roomId, type, changed.json, await announce({ userId, roomId, type }));
+        });
+      const changed = changedEntry(data, data.get(keyOf(roomId, type))?.content, change);
+      if (!changed) return;
+      const { content, json } = changed;
       await this.#stream.write([{ userId, roomId, type }], async (pos) => {
-        await this.#db.query(
-          {
-            name: 'account-data-set',
-            text: `INSERT INTO account_data (user_id, room_id, type, content, pos) VALUES ($1, $2, $3, $4, $5)
-                   ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = EXCLUDED.content, pos = EXCLUDED.pos`,
-          },
-          [userId, roomId ?? '', type, json, pos],
-        );
+        await store(this.#db, userId, roomId, type, json, pos);
         this.#changed(userId, { roomId, type, content, pos, size: json.length });
       });
     });
@@ -145,10 +159,28 @@ export class AccountData {
   async erase(userId: string): Promise<void> {
     await this.#queue.run(userId, async () => {
       await this.#db.query('DELETE FROM account_data WHERE user_id = $1', [userId]);
-      this.#kept.delete(userId);
-      this.#loading.delete(userId);
-      this.#ignored.forget(userId);
+      this.#drop(userId);
+      await this.#forgetEverywhere?.([userId]);
     });
+  }
+
+  #drop(userId: string): void {
+    this.#kept.delete(userId);
+    this.#loading.delete(userId);
+    this.#outdated.delete(userId);
+    this.#ignored.drop(userId);
+  }
+
+  /** Some process has changed a piece: it is read when it is next asked for. */
+  #heard(change: AccountDataChange): void {
+    const { userId, roomId, type } = change;
+    // Push rules and thread subscriptions are not kept here, and cost no more than a look.
+    this.#loading.delete(userId);
+    if (this.#kept.has(userId)) {
+      const outdated = this.#outdated.get(userId) ?? new Map<string, AccountDataChange>();
+      this.#outdated.set(userId, outdated.set(keyOf(roomId, type), change));
+    } else this.#outdated.delete(userId);
+    if (type === IGNORED_USERS && roomId === null) this.#ignored.drop(userId);
   }
 
   async #pushRulesContent(userId: string): Promise<JsonObject> {
@@ -161,18 +193,20 @@ export class AccountData {
     const data = this.#kept.get(userId);
     data?.set(keyOf(entry.roomId, entry.type), entry);
     if (data) this.#keep(userId, data);
-    if (entry.type === IGNORED_USERS && entry.roomId === null) this.#ignored.forget(userId);
+    if (entry.type === IGNORED_USERS && entry.roomId === null) this.#ignored.drop(userId);
   }
 
   #of(userId: string): Promise<Map<string, Entry>> | Map<string, Entry> {
     const kept = this.#kept.get(userId);
-    if (kept) return kept;
+    const outdated = this.#outdated.get(userId);
+    if (kept && !outdated) return kept;
     const loading = this.#loading.get(userId);
     if (loading) return loading;
-    const reading = this.#read(userId).then(
+    const reading = this.#read(userId, kept, outdated).then(
       (data) => {
         if (this.#loading.get(userId) === reading) {
           this.#loading.delete(userId);
+          this.#outdated.delete(userId);
           this.#keep(userId, data);
         }
         return data;
@@ -190,22 +224,77 @@ export class AccountData {
     this.#kept.set(userId, data, { size: 1000 + sizeOf(data) });
   }
 
-  async #read(userId: string): Promise<Map<string, Entry>> {
-    const rows = await this.#db.query<{ roomId: string; type: string; content: string; pos: number }>(
-      {
-        name: 'account-data',
-        text: 'SELECT room_id AS "roomId", type, content, pos FROM account_data WHERE user_id = $1',
-      },
-      [userId],
-    );
-    return new Map(
-      rows.map(({ roomId: room, type, content, pos }) => {
-        const roomId = room === '' ? null : room;
-        const entry = { roomId, type, content: JSON.parse(content) as JsonObject, pos, size: content.length };
-        return [keyOf(roomId, type), entry];
-      }),
-    );
+  /** All of a user's data, or what is kept of it with those pieces read anew. */
+  async #read(
+    userId: string,
+    kept?: ReadonlyMap<string, Entry>,
+    outdated?: ReadonlyMap<string, AccountDataChange>,
+  ): Promise<Map<string, Entry>> {
+    const isPart = kept !== undefined && outdated !== undefined;
+    const data = new Map<string, Entry>(isPart ? kept : []);
+    for (const entry of await read(this.#db, userId, isPart ? [...outdated.values()] : undefined))
+      data.set(keyOf(entry.roomId, entry.type), entry);
+    return data;
   }
+}
+
+async function read(
+  db: Queryable,
+  userId: string,
+  pieces?: ReadonlyArray<{ roomId: string | null; type: string }>,
+): Promise<Entry[]> {
+  const columns = 'a.room_id AS "roomId", a.type, a.content, a.pos';
+  const rows = await db.query<{ roomId: string; type: string; content: string; pos: number }>(
+    pieces
+      ? {
+          name: 'account-data-pieces',
+          text: `SELECT ${columns} FROM unnest($2::text[], $3::text[]) AS p (room_id, type)
+                 JOIN account_data a ON a.user_id = $1 AND a.room_id = p.room_id AND a.type = p.type`,
+        }
+      : { name: 'account-data', text: `SELECT ${columns} FROM account_data a WHERE user_id = $1` },
+    pieces ? [userId, pieces.map(({ roomId }) => roomId ?? ''), pieces.map(({ type }) => type)] : [userId],
+  );
+  return rows.map(({ roomId, type, content, pos }) => ({
+    roomId: roomId === '' ? null : roomId,
+    type,
+    content: JSON.parse(content) as JsonObject,
+    pos,
+    size: content.length,
+  }));
+}
+
+/** What a piece becomes; `undefined` when it stays. @throws M_TOO_LARGE */
+function changedEntry(
+  data: ReadonlyMap<string, Entry>,
+  current: JsonObject | undefined,
+  change: (current: JsonObject | undefined) => JsonObject | undefined,
+): { content: JsonObject; json: string } | undefined {
+  const content = change(current && !isEmpty(current) ? current : undefined);
+  if (content === undefined) return undefined;
+  const json = JSON.stringify(content);
+  if (json.length > MAX_CONTENT_LENGTH) throw tooLarge('The account data is too large');
+  const isTooMuch = !current && data.size >= MAX_ENTRIES;
+  if (isTooMuch || sizeOf(data) + json.length > MAX_TOTAL_LENGTH)
+    throw tooLarge('There is too much account data');
+  return { content, json };
+}
+
+async function store(
+  db: Queryable,
+  userId: string,
+  roomId: string | null,
+  type: string,
+  json: string,
+  pos: number,
+): Promise<void> {
+  await db.query(
+    {
+      name: 'account-data-set',
+      text: `INSERT INTO account_data (user_id, room_id, type, content, pos) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (user_id, room_id, type) DO UPDATE SET content = EXCLUDED.content, pos = EXCLUDED.pos`,
+    },
+    [userId, roomId ?? '', type, json, pos],
+  );
 }
 
 function sizeOf(data: ReadonlyMap<string, Entry>): number {

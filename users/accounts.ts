@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import { isLocalpart, parseUserId } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -6,8 +7,9 @@ import { type AppserviceTokens, noAppservices } from './appservice-users.ts';
 import type { Passwords } from './passwords.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
 import { randomLetters } from './secret-tokens.ts';
+import { SharedBuckets } from './shared-buckets.ts';
 import { canonicalAddress } from './threepid-address.ts';
-import { type Rate, TokenBuckets } from './token-buckets.ts';
+import type { Rate } from './token-buckets.ts';
 
 export interface Account {
   readonly userId: string;
@@ -36,6 +38,8 @@ export interface AccountsDeps {
   readonly db: Database;
   readonly serverName: string;
   readonly passwords: Passwords;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
   readonly appservices?: AppserviceTokens;
   /** Wrong passwords for one account, whoever tries them. */
   readonly failedLogins?: Rate;
@@ -55,17 +59,24 @@ export class Accounts {
   readonly #passwords: Passwords;
   readonly #appservices: AppserviceTokens;
   readonly #cache: ReadThroughCache<Account>;
-  readonly #failedLogins: TokenBuckets;
+  readonly #failedLogins: SharedBuckets;
   readonly #created: Array<(account: Account) => Promise<void>> = [];
   readonly serverName: string;
 
-  constructor({ db, serverName, passwords, appservices, failedLogins }: AccountsDeps) {
+  constructor({ db, serverName, passwords, cluster, appservices, failedLogins }: AccountsDeps) {
     this.#db = db;
     this.serverName = serverName;
     this.#passwords = passwords;
     this.#appservices = appservices ?? noAppservices;
-    this.#failedLogins = new TokenBuckets(failedLogins ?? { perSecond: 0.2, burst: 10 });
-    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId));
+    this.#failedLogins = new SharedBuckets(
+      failedLogins ?? { perSecond: 0.2, burst: 10 },
+      'failed-logins',
+      cluster,
+    );
+    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId), {
+      cluster,
+      name: 'accounts',
+    });
   }
 
   /** Called after an account has been stored, or a guest's made a full one, before that is answered. */
@@ -138,7 +149,8 @@ export class Accounts {
        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING ${COLUMNS}`,
       [userId, Date.now(), passwordHash, admin, guest, appserviceId ?? null],
     );
-    this.#cache.forget(userId);
+    // Others keep nothing of accounts that there are not.
+    this.#cache.drop(userId);
     const account = rows[0];
     if (!account) throw userInUse();
     for (const listener of this.#created) await listener(account);
@@ -164,12 +176,12 @@ export class Accounts {
    * @throws M_LIMIT_EXCEEDED after too many wrong ones
    */
   async checkPassword(userId: string, password: string): Promise<boolean> {
-    const wait = this.#failedLogins.wait(userId);
+    const wait = await this.#failedLogins.wait(userId);
     if (wait > 0)
       throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too many wrong passwords', { retry_after_ms: wait });
     const stored = await this.#passwordHash(userId);
     if (!(await this.#passwords.verify(password, stored))) {
-      this.#failedLogins.take(userId);
+      await this.#failedLogins.take(userId);
       return false;
     }
     if (stored !== undefined && this.#passwords.isOutdated(stored))
@@ -215,7 +227,7 @@ export class Accounts {
         erase,
       ]);
     });
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
   }
 
   /** Accounts by user id, from after one of them: for administrators. */
@@ -262,7 +274,7 @@ export class Accounts {
 
   async #update(userId: string, sql: string, params: unknown[]): Promise<void> {
     const rows = await this.#db.query(`${sql} RETURNING 1`, [userId, ...params]);
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
     if (rows.length === 0) throw notFound('No such account');
   }
 }

@@ -33,13 +33,19 @@ export class DeviceListChanges implements DeviceLists {
     this.#stream = stream;
     this.#serverName = serverName;
     this.#tailSince = stream.current;
-    stream.subscribe((pos, { userId, servers, onlyFor }) => {
-      if (servers) return;
-      this.#tail.push({ pos, userId, onlyFor });
-      if (this.#tail.length <= MAX_TAIL) return;
-      const dropped = this.#tail.splice(0, MAX_TAIL / 2);
-      this.#tailSince = dropped.at(-1)!.pos;
-    });
+    stream.subscribe(
+      (pos, { userId, servers, onlyFor }) => {
+        if (servers) return;
+        this.#tail.push({ pos, userId, onlyFor });
+        if (this.#tail.length <= MAX_TAIL) return;
+        const dropped = this.#tail.splice(0, MAX_TAIL / 2);
+        this.#tailSince = dropped.at(-1)!.pos;
+      },
+      ({ to }) => {
+        this.#tail = [];
+        this.#tailSince = to;
+      },
+    );
   }
 
   isLocal(userId: string): boolean {
@@ -57,15 +63,18 @@ export class DeviceListChanges implements DeviceLists {
       const result = await this.#db.transaction(async (tx) => {
         const changes: ListChange[] = [];
         const result = await work(tx, (change) => changes.push(change));
-        for (const change of changes) reserved.push({ position: await this.#stream.reserve(), change });
-        if (reserved.length > 0) await insertChanges(tx, reserved);
+        if (changes.length === 0) return result;
+        const first = await this.#stream.reserveMany(changes.length);
+        for (const [i, change] of changes.entries()) reserved.push({ position: first + i, change });
+        await insertChanges(tx, reserved);
         return result;
       });
       committed = true;
       return result;
     } finally {
-      for (const { position, change } of reserved)
-        await this.#stream.complete(position, committed ? [change] : []);
+      await Promise.all(
+        reserved.map(({ position, change }) => this.#stream.complete(position, committed ? [change] : [])),
+      );
     }
   }
 

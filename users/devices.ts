@@ -175,7 +175,7 @@ export class Devices {
       `UPDATE devices d SET last_seen_ts = s.ts, last_seen_ip = s.ip, last_seen_user_agent = s.user_agent
        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
          AS s (user_id, device_id, ts, ip, user_agent)
-       WHERE d.user_id = s.user_id AND d.device_id = s.device_id`,
+       WHERE d.user_id = s.user_id AND d.device_id = s.device_id AND s.ts >= coalesce(d.last_seen_ts, 0)`,
       [
         rows.map(({ userId }) => userId),
         rows.map(({ deviceId }) => deviceId),

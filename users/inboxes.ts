@@ -19,12 +19,15 @@ export class Inboxes {
 
   constructor(db: Queryable, stream: Stream<ToDeviceChange>) {
     this.#db = db;
-    stream.subscribe((pos, { userId, deviceId }) => {
-      const inbox = this.#inboxes.get(keyOf(userId, deviceId));
-      if (!inbox) return;
-      if (inbox.lowest === 0) inbox.lowest = pos;
-      inbox.highest = Math.max(inbox.highest, pos);
-    });
+    stream.subscribe(
+      (pos, { userId, deviceId }) => {
+        const inbox = this.#inboxes.get(keyOf(userId, deviceId));
+        if (!inbox) return;
+        if (inbox.lowest === 0) inbox.lowest = pos;
+        inbox.highest = Math.max(inbox.highest, pos);
+      },
+      () => this.#inboxes.clear(),
+    );
   }
 
   async pending(

@@ -36,10 +36,13 @@ interface Device {
 /** What a local user's devices say of their presence, taken together. */
 export class PresentUser {
   statusMsg: string | null;
+  /** What all were told of last. */
+  told: PresenceState;
   #lastActiveTs: number;
   readonly #devices = new Map<string, Device>();
 
   constructor(known: PresenceState) {
+    this.told = known;
     this.statusMsg = known.statusMsg;
     this.#lastActiveTs = known.lastActiveTs;
   }
@@ -56,6 +59,14 @@ export class PresentUser {
       device.syncing--;
       device.seenTs = Date.now();
     };
+  }
+
+  /** Another process says that a device syncs there; `active` when it has asked since that was last said. */
+  syncsElsewhere(deviceId: string, presence: string, active: boolean, now: number): void {
+    const device = this.#device(deviceId, now);
+    if (!(device.presence === BUSY && presence === 'online')) device.presence = presence;
+    if (active && presence === 'online') this.#bump(device, now);
+    device.seenTs = now;
   }
 
   /** The user says what they are. */

@@ -1,12 +1,17 @@
+import type { Cluster, Json } from '@trellis/cluster/cluster.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { PresenceChange, PresenceState, Stream } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
+import { OwnerNews } from './presence-owner-news.ts';
 import { OFFLINE, PresentUser } from './presence-user.ts';
 
 export interface PresenceDeps {
   readonly db: Queryable;
   readonly stream: Stream<PresenceChange>;
   readonly enabled: boolean;
+  /** Where there may be other processes: one of them has the devices of a user, all know what it tells. */
+  readonly cluster?: Cluster | undefined;
+  readonly isLocal?: (userId: string) => boolean;
 }
 
 interface Known {
@@ -22,6 +27,9 @@ const REMOTE_TIMEOUT = 30 * 60_000;
 const MAX_KNOWN = 100_000;
 const MAX_LOG = 5_000;
 
+/** How often it is told that another server goes on saying the same. */
+const HEARD_INTERVAL = 5 * 60_000;
+
 const NOTHING = () => {};
 
 /**
@@ -32,7 +40,10 @@ export class Presence {
   readonly enabled: boolean;
   readonly #db: Queryable;
   readonly #stream: Stream<PresenceChange>;
-  /** Local users who are not offline. */
+  readonly #cluster: Cluster | undefined;
+  readonly #isLocal: (userId: string) => boolean;
+  readonly #ownerNews: OwnerNews;
+  /** Local users who are not offline and of whom this process has the devices. */
   readonly #present = new Map<string, PresentUser>();
   readonly #known = new LRUCache<string, Known>({ max: MAX_KNOWN });
   /** Users of other servers who are not offline, with when they were last heard of; oldest first. */
@@ -43,11 +54,22 @@ export class Presence {
   #flushed = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ db, stream, enabled }: PresenceDeps) {
+  constructor({ db, stream, enabled, cluster, isLocal = () => true }: PresenceDeps) {
     this.#db = db;
     this.#stream = stream;
     this.enabled = enabled;
     this.#logFrom = stream.current;
+    this.#cluster = cluster?.shared ? cluster : undefined;
+    this.#isLocal = isLocal;
+    this.#ownerNews = new OwnerNews((userId, method, args) => this.#tellOwner(userId, method, args));
+    stream.subscribe(
+      (pos, change) => this.#heard(pos, change),
+      ({ to }) => {
+        this.#log = [];
+        this.#logFrom = to;
+      },
+    );
+    if (this.#cluster) this.#join(this.#cluster);
   }
 
   /** Takes up what was known when the server stopped, and begins to look for those who go. */
@@ -61,8 +83,8 @@ export class Presence {
     const now = Date.now();
     for (const { userId, ...row } of rows) {
       const state = { ...row, currentlyActive: false };
-      this.#known.set(userId, { state, pos: this.#stream.current });
-      if (row.presence !== 'offline') this.#user(userId).expect(row.presence, now);
+      if (!this.#known.has(userId)) this.#known.set(userId, { state, pos: this.#stream.current });
+      if (row.presence !== 'offline' && this.#owns(userId)) this.#user(userId).expect(row.presence, now);
     }
     this.#timer = setInterval(() => this.sweep(), SWEEP_INTERVAL).unref();
   }
@@ -70,41 +92,46 @@ export class Presence {
   /** A sync shows that the user is there; the function is to be called when the sync is answered. */
   sync(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void {
     if (!this.enabled) return NOTHING;
+    if (!this.#owns(userId)) {
+      if (presence === 'offline' && (this.#known.get(userId)?.state ?? OFFLINE).presence === 'offline')
+        return NOTHING;
+      return this.#ownerNews.sync(userId, deviceId, presence);
+    }
     if (presence === 'offline' && !this.#present.has(userId)) return NOTHING;
     const now = Date.now();
     const done = this.#user(userId).beginSync(deviceId, presence, now);
-    this.#announce([userId], now);
+    quietly(this.#announce([userId], now));
     return done;
   }
 
   /** @param statusMsg `null` takes it away */
-  set(userId: string, deviceId: string, presence: string, statusMsg: string | null): void {
+  set(userId: string, deviceId: string, presence: string, statusMsg: string | null): void | Promise<void> {
     if (!this.enabled) return;
+    if (!this.#owns(userId))
+      return this.#tellOwner(userId, 'presence.set', { deviceId, presence, statusMsg });
     const now = Date.now();
     this.#user(userId).set(deviceId, presence, statusMsg, now);
-    this.#announce([userId], now);
+    return this.#announce([userId], now);
   }
 
-  /** A local user did something: sent a message, say. */
+  /** A local user did something: sent a message, say. All processes hear of that; the one that has the user acts. */
   active(userId: string): void {
     const user = this.#present.get(userId);
     if (!user) return;
     const now = Date.now();
     user.active(now);
-    this.#announce([userId], now);
+    quietly(this.#announce([userId], now));
   }
 
   /** What another server says of its user. */
   receive(userId: string, state: PresenceState): void {
     if (!this.enabled) return;
-    this.#remote.delete(userId);
-    if (state.presence !== 'offline') this.#remote.set(userId, Date.now());
-    for (const oldest of this.#remote.keys()) {
-      if (this.#remote.size <= MAX_KNOWN) break;
-      this.#remote.delete(oldest);
-    }
+    const heard = this.#remote.get(userId) ?? 0;
+    this.#noteRemote(userId, state);
     const before = this.#known.get(userId)?.state;
-    if (!before || isNews(before, state)) void this.#tell([{ userId, state }]);
+    if (!before || isNews(before, state)) quietly(this.#tell([{ userId, state }]));
+    else if (!this.#owns(userId) && Date.now() - heard > HEARD_INTERVAL)
+      quietly(this.#tellOwner(userId, 'presence.heard', null));
   }
 
   /** `undefined` when nothing is known of the user. */
@@ -154,14 +181,15 @@ export class Presence {
   /** Looks for those who went away, fell idle, or whose servers fell silent. */
   sweep(): void {
     const now = Date.now();
-    this.#announce(this.#present.keys(), now);
+    quietly(this.#announce(this.#present.keys(), now));
+    this.#ownerNews.renew(now);
     const silent: string[] = [];
     for (const [userId, heard] of this.#remote) {
       if (now - heard < REMOTE_TIMEOUT) break;
       this.#remote.delete(userId);
-      silent.push(userId);
+      if (this.#owns(userId)) silent.push(userId);
     }
-    void this.#tell(
+    const told = this.#tell(
       silent.map((userId) => ({
         userId,
         state: {
@@ -171,6 +199,7 @@ export class Presence {
         },
       })),
     );
+    quietly(told);
     this.flush().catch(() => {});
   }
 
@@ -181,9 +210,11 @@ export class Presence {
 
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
+    if (!this.#owns(userId)) return this.#tellOwner(userId, 'presence.erase', null);
     this.#present.delete(userId);
-    void this.#tell([{ userId, state: OFFLINE }]);
+    await this.#tell([{ userId, state: OFFLINE }]);
     this.#unwritten.delete(userId);
+    await this.#flushed;
     await this.#db.query('DELETE FROM presence WHERE user_id = $1', [userId]);
   }
 
@@ -225,28 +256,103 @@ export class Presence {
   }
 
   /** Tells of those among local users whose state is another than was told last. */
-  #announce(userIds: Iterable<string>, now: number): void {
+  #announce(userIds: Iterable<string>, now: number): void | Promise<void> {
     const changed: PresenceChange[] = [];
     for (const userId of userIds) {
-      const state = this.#present.get(userId)!.state(now);
+      const user = this.#present.get(userId)!;
+      const state = user.state(now);
       if (state.presence === 'offline') this.#present.delete(userId);
-      if (isNews(this.#known.get(userId)?.state ?? OFFLINE, state)) changed.push({ userId, state });
+      if (!isNews(user.told, state)) continue;
+      user.told = state;
+      changed.push({ userId, state });
     }
     for (const { userId, state } of changed) this.#unwritten.set(userId, state);
-    void this.#tell(changed);
+    return this.#tell(changed);
   }
 
-  async #tell(changes: readonly PresenceChange[]): Promise<void> {
-    if (changes.length === 0) return;
-    const pos = await this.#stream.reserve();
-    for (const { userId, state } of changes) {
-      this.#known.set(userId, { state, pos });
-      this.#log.push({ pos, userId });
-    }
+  #tell(changes: readonly PresenceChange[]): void | Promise<void> {
+    if (changes.length > 0) return this.#stream.tell(changes);
+  }
+
+  #heard(pos: number, { userId, state }: PresenceChange): void {
+    this.#known.set(userId, { state, pos });
+    if (!this.#isLocal(userId)) this.#noteRemote(userId, state);
+    this.#log.push({ pos, userId });
     if (this.#log.length > MAX_LOG)
       for (const old of this.#log.splice(0, this.#log.length - MAX_LOG / 2)) this.#logFrom = old.pos;
-    await this.#stream.complete(pos, changes);
   }
+
+  /** A user of another server was heard of. */
+  #noteRemote(userId: string, { presence }: PresenceState): void {
+    this.#remote.delete(userId);
+    if (presence !== 'offline') this.#remote.set(userId, Date.now());
+    for (const oldest of this.#remote.keys()) {
+      if (this.#remote.size <= MAX_KNOWN) break;
+      this.#remote.delete(oldest);
+    }
+  }
+
+  #owns(userId: string): boolean {
+    return !this.#cluster || this.#cluster.owns('user', userId);
+  }
+
+  async #tellOwner(userId: string, method: string, args: Json): Promise<void> {
+    await this.#cluster!.call('user', userId, method, args);
+  }
+
+  /** What other processes ask of this one, and what changes when users become another's. */
+  #join(cluster: Cluster): void {
+    cluster.serve(
+      'presence.sync',
+      async (args: { deviceId: string; presence: string; active: boolean }, userId) => {
+        if (args.presence === 'offline' && !this.#present.has(userId)) return null;
+        const now = Date.now();
+        this.#user(userId).syncsElsewhere(args.deviceId, args.presence, args.active, now);
+        await this.#announce([userId], now);
+        return null;
+      },
+    );
+    cluster.serve(
+      'presence.set',
+      async (args: { deviceId: string; presence: string; statusMsg: string | null }, userId) => {
+        await this.set(userId, args.deviceId, args.presence, args.statusMsg);
+        return null;
+      },
+    );
+    cluster.serve('presence.heard', (_none, userId) => {
+      if (this.#remote.delete(userId)) this.#remote.set(userId, Date.now());
+      return null;
+    });
+    cluster.serve('presence.erase', async (_none, userId) => {
+      await this.erase(userId);
+      return null;
+    });
+    cluster.onHandover({
+      release: async (lost) => {
+        for (const userId of this.#present.keys()) if (lost('user', userId)) this.#present.delete(userId);
+        await this.flush();
+      },
+      take: () => this.#take(),
+    });
+  }
+
+  /** Whose devices another process had are expected here, until it is clear whether they come. */
+  #take(): void {
+    const now = Date.now();
+    for (const [userId, { state }] of this.#known.entries())
+      if (
+        state.presence !== 'offline' &&
+        this.#isLocal(userId) &&
+        this.#owns(userId) &&
+        !this.#present.has(userId)
+      )
+        this.#user(userId).expect(state.presence, now);
+    this.#ownerNews.renewAll(now);
+  }
+}
+
+function quietly(told: void | Promise<void>): void {
+  told?.catch(() => {});
 }
 
 /** Who was never heard of is offline. */

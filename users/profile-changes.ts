@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { PresenceChange, Stream } from '@trellis/storage/streams.ts';
 
@@ -10,6 +11,8 @@ export interface ProfileChangesDeps {
   readonly stream: Stream<PresenceChange>;
   /** Wakes the syncs of those who share a room with the user. */
   readonly wake: (userId: string) => void;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 /** Changes kept in memory: who is not further behind asks no table. */
@@ -26,10 +29,23 @@ export class ProfileChanges {
   constructor(deps: ProfileChangesDeps) {
     this.#deps = deps;
     this.#logFrom = deps.stream.current;
+    const { cluster, stream, wake } = deps;
+    if (!cluster?.shared) return;
+    cluster.onAnnounce('profile-changed', ([pos, userId, field]: [number, string, string]) =>
+      this.#note(pos, userId, field),
+    );
+    cluster.onAnnounce('profile-wake', wake);
+    stream.subscribe(
+      () => {},
+      ({ to }) => {
+        this.#log = [];
+        this.#logFrom = to;
+      },
+    );
   }
 
   async record(userId: string, field: string): Promise<void> {
-    const { db, stream, wake } = this.#deps;
+    const { db, stream, wake, cluster } = this.#deps;
     const pos = await stream.reserve();
     try {
       await db.query(
@@ -40,14 +56,21 @@ export class ProfileChanges {
         },
         [userId, field, pos],
       );
-      this.#log.push({ pos, userId, field });
+      // Before the position is reached anywhere, so that nobody looks there in vain.
+      if (cluster?.shared) await cluster.announce('profile-changed', [pos, userId, field]);
+      else this.#note(pos, userId, field);
     } finally {
       await stream.complete(pos, []);
     }
+    if (cluster?.shared) await cluster.announce('profile-wake', userId);
+    else wake(userId);
+  }
+
+  #note(pos: number, userId: string, field: string): void {
+    this.#log.push({ pos, userId, field });
     // Two changes may be stored in another order than they have positions, so that the cut is made at the highest.
     if (this.#log.length > MAX_LOG)
       for (const old of this.#log.splice(0, MAX_LOG / 2)) this.#logFrom = Math.max(this.#logFrom, old.pos);
-    wake(userId);
   }
 
   /** Fields by user that changed in (from, to]. */

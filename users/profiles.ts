@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -29,6 +30,8 @@ export interface ProfilesDeps {
   readonly db: Database;
   readonly accounts: Accounts;
   readonly remote: RemoteProfiles;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 const MAX_DISPLAYNAME_BYTES = 256;
@@ -49,17 +52,20 @@ export class Profiles {
   readonly #listeners: Array<ProfilePropagation['profileChanged']> = [];
   #missing: (userId: string) => Promise<boolean> = async () => false;
 
-  constructor({ db, accounts, remote }: ProfilesDeps) {
+  constructor({ db, accounts, remote, cluster }: ProfilesDeps) {
     this.#db = db;
     this.#accounts = accounts;
-    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId));
+    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId), {
+      cluster,
+      name: 'profiles',
+    });
     this.#remote = new ReadThroughCache(
       2000,
       async (key) => {
         const [userId, field] = JSON.parse(key) as [string, string | null];
         return sanitised(await remote.query(userId, field ?? undefined));
       },
-      REMOTE_TTL_MS,
+      { ttl: REMOTE_TTL_MS },
     );
   }
 
@@ -125,7 +131,7 @@ export class Profiles {
   /** Takes the whole profile away, telling nobody: for accounts that go. */
   async erase(userId: string): Promise<void> {
     await this.#db.query('DELETE FROM profile_fields WHERE user_id = $1', [userId]);
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
   }
 
   async #change(userId: string, field: string, value: unknown): Promise<void> {
@@ -149,7 +155,7 @@ export class Profiles {
       }
       return { before: visibleOf(before), after: visibleOf(after) };
     });
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
     for (const listener of this.#fieldListeners) await listener(userId, field);
     if (before.displayname === after.displayname && before.avatar_url === after.avatar_url) return;
     for (const listener of this.#listeners) await listener(userId, after);

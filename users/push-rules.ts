@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { tooLarge } from '@trellis/protocol/errors.ts';
 import {
   type CompiledRules,
@@ -10,9 +11,10 @@ import {
   type Ruleset,
   rulesetOf,
 } from '@trellis/protocol/push-rules/index.ts';
-import type { Queryable } from '@trellis/storage/database.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { AccountDataChange, Stream } from '@trellis/storage/streams.ts';
 import { KeyedQueue } from './keyed-queue.ts';
+import { lockedWrite } from './locked-write.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
 
 /** A user's push rules, ready for use. */
@@ -24,8 +26,10 @@ export interface UserRules {
 }
 
 export interface PushRulesDeps {
-  readonly db: Queryable;
+  readonly db: Database;
   readonly stream: Stream<AccountDataChange>;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 export const PUSH_RULES = 'm.push_rules';
@@ -35,17 +39,25 @@ const MAX_RULES_BYTES = 512 * 1024;
 
 /** Push rules of local users: what each changed of the predefined ones (spec: "Push Rules"). */
 export class PushRules {
-  readonly #db: Queryable;
+  readonly #db: Database;
   readonly #stream: Stream<AccountDataChange>;
   readonly #cache: ReadThroughCache<UserRules>;
   readonly #queue = new KeyedQueue();
+  readonly #shared: boolean;
   /** Shared by all users who changed nothing, which is nearly everyone. */
   readonly #unchanged: UserRules = { changes: NO_CHANGES, compiled: compileRules(undefined), pos: 0 };
 
-  constructor({ db, stream }: PushRulesDeps) {
+  constructor({ db, stream, cluster }: PushRulesDeps) {
     this.#db = db;
     this.#stream = stream;
-    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId));
+    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(this.#db, userId), {
+      cluster,
+      name: 'push-rules',
+    });
+    this.#shared = cluster?.shared ?? false;
+    stream.subscribe((_pos, { userId, type }) => {
+      if (type === PUSH_RULES) this.#cache.drop(userId);
+    });
   }
 
   /** At once when they are in memory. */
@@ -65,20 +77,19 @@ export class PushRules {
 
   /** Changes the rules and tells the user's clients. What `change` throws is thrown on, and nothing is changed. */
   async change(userId: string, change: (changes: PushRuleChanges) => PushRuleChanges): Promise<void> {
+    const announced: AccountDataChange = { userId, roomId: null, type: PUSH_RULES };
     await this.#queue.run(userId, async () => {
-      const before = (await this.of(userId)).changes;
-      const after = change(before);
-      if (after === before) return;
-      const json = changesToJson(after);
-      if (json.length > MAX_RULES_BYTES) throw tooLarge('The push rules are too many');
-      await this.#stream.write([{ userId, roomId: null, type: PUSH_RULES }], async (pos) => {
-        await this.#db.query(
-          `INSERT INTO push_rules (user_id, changes, pos) VALUES ($1, $2, $3)
-           ON CONFLICT (user_id) DO UPDATE SET changes = EXCLUDED.changes, pos = EXCLUDED.pos`,
-          [userId, json, pos],
-        );
-        this.#cache.forget(userId);
-      });
+      if (this.#shared)
+        return lockedWrite(this.#db, this.#stream, `${PUSH_RULES} ${userId}`, async (tx, announce) => {
+          const json = changed((await this.#read(tx, userId)).changes, change);
+          if (json !== undefined) await store(tx, userId, json, await announce(announced));
+        });
+      const json = changed((await this.of(userId)).changes, change);
+      if (json !== undefined)
+        await this.#stream.write([announced], async (pos) => {
+          await store(this.#db, userId, json, pos);
+          this.#cache.drop(userId);
+        });
     });
   }
 
@@ -90,11 +101,11 @@ export class PushRules {
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
     await this.#db.query('DELETE FROM push_rules WHERE user_id = $1', [userId]);
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
   }
 
-  async #read(userId: string): Promise<UserRules> {
-    const [row] = await this.#db.query<{ changes: string; pos: number }>(
+  async #read(db: Queryable, userId: string): Promise<UserRules> {
+    const [row] = await db.query<{ changes: string; pos: number }>(
       { name: 'push-rules', text: 'SELECT changes, pos FROM push_rules WHERE user_id = $1' },
       [userId],
     );
@@ -102,4 +113,24 @@ export class PushRules {
     const changes = changesFromJson(row.changes);
     return { changes, compiled: compileRules(changes), pos: row.pos };
   }
+}
+
+/** The JSON of the changed rules; `undefined` when they stay. */
+function changed(
+  before: PushRuleChanges,
+  change: (changes: PushRuleChanges) => PushRuleChanges,
+): string | undefined {
+  const after = change(before);
+  if (after === before) return undefined;
+  const json = changesToJson(after);
+  if (json.length > MAX_RULES_BYTES) throw tooLarge('The push rules are too many');
+  return json;
+}
+
+async function store(db: Queryable, userId: string, json: string, pos: number): Promise<void> {
+  await db.query(
+    `INSERT INTO push_rules (user_id, changes, pos) VALUES ($1, $2, $3)
+     ON CONFLICT (user_id) DO UPDATE SET changes = EXCLUDED.changes, pos = EXCLUDED.pos`,
+    [userId, json, pos],
+  );
 }

@@ -1,4 +1,15 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { LRUCache } from 'lru-cache';
+import { sharedForgetting } from './shared-forgetting.ts';
+
+export interface ReadThroughCacheOptions {
+  /** How long something is kept, in milliseconds. */
+  readonly ttl?: number;
+  /** Where other processes keep copies of the same: all forget together. */
+  readonly cluster?: Cluster | undefined;
+  /** Which cache it is among those of the process. */
+  readonly name?: string;
+}
 
 /**
  * A bounded cache before the database. What is forgotten while it is being read is not kept: a revoked token cannot
@@ -8,10 +19,20 @@ export class ReadThroughCache<V extends object> {
   readonly #kept: LRUCache<string, V>;
   readonly #load: (key: string) => Promise<V | undefined>;
   readonly #loading = new Map<string, Promise<V | undefined>>();
+  readonly #tell: ((keys: readonly string[]) => Promise<void>) | undefined;
 
-  constructor(max: number, load: (key: string) => Promise<V | undefined>, ttl?: number) {
+  constructor(
+    max: number,
+    load: (key: string) => Promise<V | undefined>,
+    { ttl, cluster, name }: ReadThroughCacheOptions = {},
+  ) {
     this.#kept = new LRUCache(ttl === undefined ? { max } : { max, ttl });
     this.#load = load;
+    if (cluster?.shared && name !== undefined)
+      this.#tell = sharedForgetting(cluster, name, {
+        drop: (key) => this.drop(key),
+        clear: () => this.clear(),
+      });
   }
 
   get(key: string): V | undefined | Promise<V | undefined> {
@@ -23,7 +44,14 @@ export class ReadThroughCache<V extends object> {
     return this.#kept.get(key);
   }
 
-  forget(key: string): void {
+  /** To be called, and awaited, after the commit and before anybody is told: no process knows the old value then. */
+  forget(...keys: readonly string[]): void | Promise<void> {
+    for (const key of keys) this.drop(key);
+    if (keys.length > 0) return this.#tell?.(keys);
+  }
+
+  /** In this process, where each learns by itself what has changed. */
+  drop(key: string): void {
     this.#kept.delete(key);
     this.#loading.delete(key);
   }

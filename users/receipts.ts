@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { Batcher } from '@trellis/storage/batcher.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { ReceiptChange, Stream } from '@trellis/storage/streams.ts';
@@ -19,6 +20,8 @@ export type NewReceipt = Omit<Receipt, 'pos'> & { readonly roomId: string };
 export interface ReceiptsDeps {
   readonly db: Queryable;
   readonly stream: Stream<ReceiptChange>;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 /** Receipts kept in memory, of all rooms together. */
@@ -31,26 +34,35 @@ export class Receipts {
   readonly #db: Queryable;
   readonly #stream: Stream<ReceiptChange>;
   readonly #queue = new KeyedQueue();
+  readonly #shared: boolean;
   readonly #rooms = new LRUCache<string, RoomReceipts>({ maxSize: MAX_CACHED_RECEIPTS });
   readonly #loading = new Map<string, Promise<RoomReceipts>>();
   readonly #readUpTo: ReadThroughCache<Map<string, ReadUpTo>>;
   readonly #writes = new Batcher<NewReceipt & { pos: number }>((receipts) => this.#store(receipts));
 
-  constructor({ db, stream }: ReceiptsDeps) {
+  constructor({ db, stream, cluster }: ReceiptsDeps) {
     this.#db = db;
     this.#stream = stream;
     this.#readUpTo = new ReadThroughCache(MAX_CACHED_USERS, (userId) => this.#loadReadUpTo(userId));
+    this.#shared = cluster?.shared ?? false;
+    if (!this.#shared) return;
+    stream.subscribe(
+      (pos, { roomId, eventPos = null, ...receipt }) => this.#apply(roomId, { ...receipt, eventPos, pos }),
+      () => this.#clear(),
+    );
+    cluster?.onGap(() => this.#clear());
   }
 
   /** Stores a receipt, unless it lies behind the one that it would replace. */
   async set(receipt: NewReceipt): Promise<void> {
-    const { roomId, userId, eventId, type, threadId, ts } = receipt;
+    const { roomId, userId, eventId, type, threadId, ts, eventPos } = receipt;
     await this.#queue.run(`${roomId} ${userId}`, async () => {
       const current = (await this.#of(roomId)).get(userId, type, threadId);
       if (current && !isAhead(receipt, current)) return;
-      await this.#stream.write([{ roomId, userId, eventId, type, threadId, ts }], async (pos) => {
+      await this.#stream.write([{ roomId, userId, eventId, type, threadId, ts, eventPos }], async (pos) => {
         await this.#writes.add({ ...receipt, pos });
-        this.#apply(roomId, { userId, type, threadId, eventId, eventPos: receipt.eventPos, ts, pos });
+        // With other processes all of them, this one too, learn of it by the stream, in one order.
+        if (!this.#shared) this.#apply(roomId, { userId, type, threadId, eventId, eventPos, ts, pos });
       });
     });
   }
@@ -82,6 +94,10 @@ export class Receipts {
     // What is being read now may lack this: it is not kept.
     this.#loading.delete(roomId);
     const room = this.#rooms.get(roomId);
+    const current = room?.get(receipt.userId, receipt.type, receipt.threadId);
+    // Another process may have told of one that is further on, which also the table keeps. What was read from there
+    // before it was told is entered again, for those who ask what is new.
+    if (current && current.pos !== receipt.pos && !isAhead(receipt, current)) return;
     if (room) {
       const dropped = room.add(receipt);
       this.#rooms.set(roomId, room, { size: room.size + 1 });
@@ -89,7 +105,13 @@ export class Receipts {
     }
     const rooms = this.#readUpTo.peek(receipt.userId);
     if (rooms) rooms.set(roomId, advanced(rooms.get(roomId) ?? NOTHING_READ, receipt));
-    else this.#readUpTo.forget(receipt.userId);
+    else this.#readUpTo.drop(receipt.userId);
+  }
+
+  #clear(): void {
+    this.#rooms.clear();
+    this.#loading.clear();
+    this.#readUpTo.clear();
   }
 
   #of(roomId: string): Promise<RoomReceipts> | RoomReceipts {
@@ -154,7 +176,9 @@ export class Receipts {
                            $8::bigint[]) AS u (user_id, room_id, type, thread, event_id, event_pos, ts, pos)
                JOIN rooms r ON r.room_id = u.room_id
                ON CONFLICT (user_id, room, type, thread) DO UPDATE SET event_id = EXCLUDED.event_id,
-                 event_pos = EXCLUDED.event_pos, ts = EXCLUDED.ts, pos = EXCLUDED.pos`,
+                 event_pos = EXCLUDED.event_pos, ts = EXCLUDED.ts, pos = EXCLUDED.pos
+               WHERE receipts.event_pos IS NULL OR EXCLUDED.event_pos IS NULL
+                 OR EXCLUDED.event_pos > receipts.event_pos`,
       },
       [
         receipts.map(({ userId }) => userId),
@@ -179,7 +203,7 @@ export class Receipts {
 }
 
 /** Where one of the events is not known here, the receipt that came later counts. */
-function isAhead(receipt: NewReceipt, current: Receipt): boolean {
+function isAhead(receipt: Pick<Receipt, 'eventId' | 'eventPos'>, current: Receipt): boolean {
   if (receipt.eventId === current.eventId) return false;
   if (receipt.eventPos === null || current.eventPos === null) return true;
   return receipt.eventPos > current.eventPos;

@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import { checkedDeviceId, type Devices, newDeviceId } from './devices.ts';
@@ -35,6 +36,8 @@ export interface LogIn {
 export interface SessionsDeps {
   readonly db: Database;
   readonly devices: Devices;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
   /** Lifetime of access tokens that can be refreshed. */
   readonly refreshableTokenLifetimeMs?: number;
   /** Lifetime of access tokens that cannot; `null`, the default: they end by logging out only. */
@@ -68,13 +71,13 @@ export class Sessions {
   readonly #lifetime: number | null;
   readonly #refreshLifetime: number | null;
 
-  constructor({ db, devices, ...lifetimes }: SessionsDeps) {
+  constructor({ db, devices, cluster, ...lifetimes }: SessionsDeps) {
     this.#db = db;
     this.#devices = devices;
     this.#refreshableLifetime = lifetimes.refreshableTokenLifetimeMs ?? 300_000;
     this.#lifetime = lifetimes.accessTokenLifetimeMs ?? null;
     this.#refreshLifetime = lifetimes.refreshTokenLifetimeMs ?? null;
-    this.#cache = new ReadThroughCache(MAX_CACHED, (id) => this.#read(id));
+    this.#cache = new ReadThroughCache(MAX_CACHED, (id) => this.#read(id), { cluster, name: 'sessions' });
     devices.onDeviceDeleted(async (tx, userId, deviceIds) => {
       const ended = await endSessions(tx, userId, deviceIds);
       return () => this.#forget(ended);
@@ -96,7 +99,7 @@ export class Sessions {
       const tokens = await this.#issue(tx, { userId, deviceId: device, refreshable, replaces: null });
       return { ended, isNew, tokens };
     });
-    this.#forget(ended);
+    await this.#forget(ended);
     if (isNew) await this.#devices.announce(userId, [device]);
     return { ...tokens, device_id: device };
   }
@@ -118,7 +121,7 @@ export class Sessions {
       if (rows.length > 0) await tx.query('DELETE FROM sessions WHERE access_hash = $1', [hashBytes(old)]);
       return rows.length > 0;
     });
-    this.#forget([session.id, old]);
+    await this.#forget([session.id, old]);
     return confirmed;
   }
 
@@ -145,7 +148,7 @@ export class Sessions {
         tokens: await this.#issue(tx, { userId, deviceId, refreshable: true, replaces }),
       };
     });
-    this.#forget(dropped);
+    await this.#forget(dropped);
     return tokens;
   }
 
@@ -198,8 +201,9 @@ export class Sessions {
     return rows[0] && { ...asSession(rows[0]), refreshExpiresTs: rows[0].refresh_expires_ts };
   }
 
-  #forget(ids: readonly string[]): void {
-    for (const id of ids) this.#cache.forget(id);
+  /** A token that has ended is refused by every process before that is answered. */
+  #forget(ids: readonly string[]): void | Promise<void> {
+    return this.#cache.forget(...ids);
   }
 }
 

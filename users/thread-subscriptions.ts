@@ -1,6 +1,8 @@
-import type { Queryable } from '@trellis/storage/database.ts';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
+import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { AccountDataChange, Stream } from '@trellis/storage/streams.ts';
 import { KeyedQueue } from './keyed-queue.ts';
+import { lockedWrite } from './locked-write.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
 
 export interface ThreadSubscription {
@@ -18,8 +20,10 @@ export interface ThreadSubscription {
 }
 
 export interface ThreadSubscriptionsDeps {
-  readonly db: Queryable;
+  readonly db: Database;
   readonly stream: Stream<AccountDataChange>;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 /** How the stream of account data, which thread subscriptions share, names them. */
@@ -39,15 +43,24 @@ const NO_THREADS: ReadonlyMap<string, ThreadSubscription> = new Map();
  * event of a thread.
  */
 export class ThreadSubscriptions {
-  readonly #db: Queryable;
+  readonly #db: Database;
   readonly #stream: Stream<AccountDataChange>;
   readonly #queue = new KeyedQueue();
+  readonly #shared: boolean;
   readonly #cache: ReadThroughCache<Threads>;
 
-  constructor({ db, stream }: ThreadSubscriptionsDeps) {
+  constructor({ db, stream, cluster }: ThreadSubscriptionsDeps) {
     this.#db = db;
     this.#stream = stream;
-    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(userId));
+    this.#cache = new ReadThroughCache(MAX_CACHED, (userId) => this.#read(this.#db, userId), {
+      cluster,
+      name: 'threads',
+    });
+    this.#shared = cluster?.shared ?? false;
+    if (this.#shared)
+      stream.subscribe((_pos, { userId, type }) => {
+        if (type === CHANGE) this.#cache.drop(userId);
+      });
   }
 
   async get(userId: string, roomId: string, thread: string): Promise<ThreadSubscription | undefined> {
@@ -69,23 +82,23 @@ export class ThreadSubscriptions {
    * @returns `false` when the user has unsubscribed since that event
    */
   subscribe(userId: string, roomId: string, thread: string, causePos: number | undefined): Promise<boolean> {
-    return this.#queue.run(userId, async () => {
-      const current = (await this.#of(userId)).get(keyOf(roomId, thread));
+    return this.#change(userId, async (threads, store) => {
+      const current = threads.get(keyOf(roomId, thread));
       const automatic = causePos !== undefined;
       if (current?.subscribed && (automatic || !current.automatic)) return true;
       const unsubscribedAt = current?.unsubscribedAt ?? null;
       if (automatic && unsubscribedAt !== null && causePos <= unsubscribedAt) return false;
-      await this.#store(userId, { roomId, thread, subscribed: true, automatic, unsubscribedAt });
+      await store({ roomId, thread, subscribed: true, automatic, unsubscribedAt });
       return true;
     });
   }
 
   /** @param eventsPos where the stream of events stands */
   unsubscribe(userId: string, roomId: string, thread: string, eventsPos: number): Promise<void> {
-    return this.#queue.run(userId, async () => {
-      const current = (await this.#of(userId)).get(keyOf(roomId, thread));
+    return this.#change(userId, async (threads, store) => {
+      const current = threads.get(keyOf(roomId, thread));
       if (!current?.subscribed) return;
-      await this.#store(userId, {
+      await store({
         roomId,
         thread,
         subscribed: false,
@@ -110,45 +123,48 @@ export class ThreadSubscriptions {
   /** For accounts that go. */
   async erase(userId: string): Promise<void> {
     await this.#db.query('DELETE FROM thread_subscriptions WHERE user_id = $1', [userId]);
-    this.#cache.forget(userId);
+    await this.#cache.forget(userId);
   }
 
   async #of(userId: string): Promise<ReadonlyMap<string, ThreadSubscription>> {
     return (await this.#cache.get(userId)) ?? NO_THREADS;
   }
 
-  async #store(userId: string, subscription: Omit<ThreadSubscription, 'pos'>): Promise<void> {
-    const { roomId, thread, subscribed, automatic, unsubscribedAt } = subscription;
-    await this.#stream.write([{ userId, roomId: null, type: CHANGE }], async (pos) => {
-      await this.#db.query(
-        `INSERT INTO thread_subscriptions (user_id, room_id, thread, subscribed, automatic, unsubscribed_at, pos)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (user_id, room_id, thread) DO UPDATE SET subscribed = EXCLUDED.subscribed,
-           automatic = EXCLUDED.automatic, unsubscribed_at = EXCLUDED.unsubscribed_at, pos = EXCLUDED.pos`,
-        [userId, roomId, thread, subscribed, automatic, unsubscribedAt, pos],
-      );
-      const threads = this.#cache.peek(userId);
-      // What is being read now may lack this.
-      if (!threads) return this.#cache.forget(userId);
-      const key = keyOf(roomId, thread);
-      threads.delete(key);
-      threads.set(key, { ...subscription, pos });
-      if (threads.size > MAX_THREADS) await this.#dropOldest(userId, threads);
+  /** Changes of a user's subscriptions come one after the other, whichever process makes them. */
+  #change<T>(
+    userId: string,
+    work: (threads: ReadonlyMap<string, ThreadSubscription>, store: Store) => Promise<T>,
+  ): Promise<T> {
+    return this.#queue.run(userId, async () => {
+      if (!this.#shared)
+        return work(await this.#of(userId), (subscription) => this.#store(userId, subscription));
+      return lockedWrite(this.#db, this.#stream, `threads ${userId}`, async (tx, announce) => {
+        const threads = await this.#read(tx, userId);
+        return work(threads, async (subscription) => {
+          const pos = await announce({ userId, roomId: null, type: CHANGE });
+          await insert(tx, userId, subscription, pos);
+          threads.set(keyOf(subscription.roomId, subscription.thread), { ...subscription, pos });
+          if (threads.size > MAX_THREADS) await dropOldest(tx, userId, threads);
+        });
+      });
     });
   }
 
-  async #dropOldest(userId: string, threads: Threads): Promise<void> {
-    const [oldest] = threads;
-    if (!oldest) return;
-    threads.delete(oldest[0]);
-    await this.#db.query(
-      'DELETE FROM thread_subscriptions WHERE user_id = $1 AND room_id = $2 AND thread = $3',
-      [userId, oldest[1].roomId, oldest[1].thread],
-    );
+  async #store(userId: string, subscription: Omit<ThreadSubscription, 'pos'>): Promise<void> {
+    await this.#stream.write([{ userId, roomId: null, type: CHANGE }], async (pos) => {
+      await insert(this.#db, userId, subscription, pos);
+      const threads = this.#cache.peek(userId);
+      // What is being read now may lack this.
+      if (!threads) return this.#cache.drop(userId);
+      const key = keyOf(subscription.roomId, subscription.thread);
+      threads.delete(key);
+      threads.set(key, { ...subscription, pos });
+      if (threads.size > MAX_THREADS) await dropOldest(this.#db, userId, threads);
+    });
   }
 
-  async #read(userId: string): Promise<Threads> {
-    const rows = await this.#db.query<ThreadSubscription>(
+  async #read(db: Queryable, userId: string): Promise<Threads> {
+    const rows = await db.query<ThreadSubscription>(
       {
         name: 'thread-subscriptions',
         text: `SELECT room_id AS "roomId", thread, subscribed, automatic, unsubscribed_at AS "unsubscribedAt", pos
@@ -158,6 +174,35 @@ export class ThreadSubscriptions {
     );
     return new Map(rows.map((row) => [keyOf(row.roomId, row.thread), row]));
   }
+}
+
+type Store = (subscription: Omit<ThreadSubscription, 'pos'>) => Promise<void>;
+
+async function insert(
+  db: Queryable,
+  userId: string,
+  subscription: Omit<ThreadSubscription, 'pos'>,
+  pos: number,
+): Promise<void> {
+  const { roomId, thread, subscribed, automatic, unsubscribedAt } = subscription;
+  await db.query(
+    `INSERT INTO thread_subscriptions (user_id, room_id, thread, subscribed, automatic, unsubscribed_at, pos)
+     VALUES ($1, $2, $3, $4, $5, $6, $7)
+     ON CONFLICT (user_id, room_id, thread) DO UPDATE SET subscribed = EXCLUDED.subscribed,
+       automatic = EXCLUDED.automatic, unsubscribed_at = EXCLUDED.unsubscribed_at, pos = EXCLUDED.pos`,
+    [userId, roomId, thread, subscribed, automatic, unsubscribedAt, pos],
+  );
+}
+
+async function dropOldest(db: Queryable, userId: string, threads: Threads): Promise<void> {
+  const [oldest] = threads;
+  if (!oldest) return;
+  threads.delete(oldest[0]);
+  await db.query('DELETE FROM thread_subscriptions WHERE user_id = $1 AND room_id = $2 AND thread = $3', [
+    userId,
+    oldest[1].roomId,
+    oldest[1].thread,
+  ]);
 }
 
 export type SubscribedTo = (roomId: string, thread: string) => boolean;

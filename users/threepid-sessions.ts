@@ -1,11 +1,13 @@
 import type { Buffer } from 'node:buffer';
 import { randomInt, timingSafeEqual } from 'node:crypto';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Accounts } from './accounts.ts';
 import { hashBytes, newSecret, randomLetters, secretHash } from './secret-tokens.ts';
+import { SharedBuckets } from './shared-buckets.ts';
 import type { Medium, Threepid } from './threepid-address.ts';
-import { type Rate, TokenBuckets } from './token-buckets.ts';
+import type { Rate } from './token-buckets.ts';
 
 /** What an address is confirmed for: a new account, one's own account, a new password. */
 export type Purpose = 'register' | 'add' | 'password';
@@ -31,6 +33,8 @@ export interface ThreepidSessionsDeps {
   readonly rate: Rate;
   readonly lifetimeMs?: number;
   readonly onSendError?: (error: unknown, medium: Medium) => void;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
 }
 
 export interface VerificationRequest extends Threepid {
@@ -60,12 +64,12 @@ const MAX_TRIES = 5;
 export class ThreepidSessions {
   readonly #deps: ThreepidSessionsDeps;
   readonly #lifetimeMs: number;
-  readonly #rates: TokenBuckets;
+  readonly #rates: SharedBuckets;
 
   constructor(deps: ThreepidSessionsDeps) {
     this.#deps = deps;
     this.#lifetimeMs = deps.lifetimeMs ?? 3_600_000;
-    this.#rates = new TokenBuckets(deps.rate);
+    this.#rates = new SharedBuckets(deps.rate, 'threepids', deps.cluster);
   }
 
   supports(medium: Medium): boolean {
@@ -83,7 +87,7 @@ export class ThreepidSessions {
     const { medium, address, sendAttempt } = request;
     const before = await this.#find(request);
     if (before && before.sendAttempt >= sendAttempt) return before.sid;
-    const wait = this.#rates.take(`${medium} ${address}`);
+    const wait = await this.#rates.take(`${medium} ${address}`);
     if (wait > 0)
       throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'Too much was sent there', { retry_after_ms: wait });
     const verification = await this.#verificationFor(request);

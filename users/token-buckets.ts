@@ -27,6 +27,16 @@ export class TokenBuckets {
     return wait;
   }
 
+  /** Takes tokens that were given out elsewhere, also when there are not as many; says as `wait` for the next one. */
+  spend(key: string, count: number): number {
+    const { perSecond, burst } = this.#rate;
+    const now = this.#now();
+    const full = Math.max(this.#fullAt.get(key) ?? 0, now) + (1000 * count) / perSecond;
+    // What is too much is not held against anyone for longer than another burst takes to come back.
+    this.#fullAt.set(key, Math.min(full, now + (2 * 1000 * burst) / perSecond));
+    return this.wait(key);
+  }
+
   /** As `take` would say, without taking. */
   wait(key: string): number {
     const room = (this.#rate.burst * 1000) / this.#rate.perSecond;

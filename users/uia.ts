@@ -189,8 +189,11 @@ export class Uia {
       `INSERT INTO uia_sessions (session_id, endpoint, user_id, params_hash, completed, password_user_id,
                                  registration_token, expires_ts, threepids)
        VALUES ($1, $2, $3, decode($4, 'hex'), $5, $6, $7, $8, $9)
-       ON CONFLICT (session_id) DO UPDATE SET params_hash = excluded.params_hash, completed = excluded.completed,
-         password_user_id = excluded.password_user_id, registration_token = excluded.registration_token, threepids = excluded.threepids`,
+       ON CONFLICT (session_id) DO UPDATE SET params_hash = excluded.params_hash,
+         completed = ARRAY(SELECT DISTINCT unnest(uia_sessions.completed || excluded.completed)),
+         password_user_id = coalesce(excluded.password_user_id, uia_sessions.password_user_id),
+         registration_token = coalesce(excluded.registration_token, uia_sessions.registration_token),
+         threepids = excluded.threepids`,
       [
         id,
         endpoint,

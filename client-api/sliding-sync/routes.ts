@@ -1,3 +1,4 @@
+import '@trellis/cluster/owned-routes.ts';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { requesterOf } from '../authentication.ts';
@@ -9,6 +10,13 @@ import { type OlderSyncBody, olderSyncBody, type SyncBody, syncBody } from './sc
 import { RoomLists } from './user-rooms.ts';
 import type { SlidingSources } from './view.ts';
 
+/** Connections live in one process for each user. */
+const config = {
+  guests: true,
+  duty: 'user',
+  key: (request: FastifyRequest) => requesterOf(request).userId,
+} as const;
+
 const text = Type.Optional(Type.String());
 const querystring = Type.Object({ pos: text, timeout: text, set_presence: text });
 
@@ -18,13 +26,13 @@ export function slidingSyncRoutes(app: FastifyInstance, sources: SlidingSources)
 
   app.post<{ Body: SyncBody }>(
     '/_matrix/client/v4/sync',
-    { schema: { body: syncBody }, config: { guests: true } },
+    { schema: { body: syncBody }, config },
     (request, reply) => sliding.sync(request, reply, syncRequest(request.body)),
   );
 
   app.post<{ Body: OlderSyncBody; Querystring: SlidingQuery }>(
     '/_matrix/client/unstable/org.matrix.simplified_msc3575/sync',
-    { schema: { body: olderSyncBody, querystring }, config: { guests: true } },
+    { schema: { body: olderSyncBody, querystring }, config },
     (request, reply) =>
       sliding.sync(
         request,

@@ -45,8 +45,8 @@ async function receiveTyping(deps: EphemeralEduDeps, origin: string, content: Js
   if (!isUserOf(origin, userId) || typeof roomId !== 'string' || typeof typing !== 'boolean') return;
   const room = await roomOpenTo(deps, origin, roomId);
   if (!room || !mayBeJoined(room, userId)) return;
-  if (typing) deps.typing.start(roomId, userId, TYPING_TIMEOUT);
-  else deps.typing.stop(roomId, userId);
+  if (typing) await deps.typing.start(roomId, userId, TYPING_TIMEOUT);
+  else await deps.typing.stop(roomId, userId);
 }
 
 async function receiveReceipts(deps: EphemeralEduDeps, origin: string, content: JsonObject): Promise<void> {

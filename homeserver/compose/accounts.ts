@@ -91,7 +91,7 @@ export function composeAccounts(core: Core, parts: AccountsParts) {
 
     guard(scope: FastifyInstance): void {
       authenticateRequests(scope, services.authenticate);
-      if (core.config.rate_limits.enabled) limitRates(scope, rateLimits(core.config));
+      if (core.config.rate_limits.enabled) limitRates(scope, rateLimits(core.config), core.cluster);
     },
 
     connect: (membership: Membership) => connect(core, services, membership),
@@ -106,13 +106,14 @@ export function composeAccounts(core: Core, parts: AccountsParts) {
 type Services = ReturnType<typeof accountServices>;
 
 function accountServices(core: Core, parts: AccountsParts) {
-  const { config, db, serverName, rooms } = core;
+  const { config, db, serverName, rooms, cluster } = core;
   const { sessions: lifetimes, rate_limits: limits } = config;
   const appservices = parts.appservices ?? noAppservices;
   const accounts = new Accounts({
     db,
     serverName,
     passwords: new Passwords(passwordConfig(config)),
+    cluster,
     appservices,
     failedLogins: limits.enabled ? rateOf(limits.failed_login) : UNLIMITED,
   });
@@ -120,11 +121,12 @@ function accountServices(core: Core, parts: AccountsParts) {
   const sessions = new Sessions({
     db,
     devices,
+    cluster,
     refreshableTokenLifetimeMs: lifetimes.refreshable_token_lifetime_ms,
     accessTokenLifetimeMs: lifetimes.access_token_lifetime_ms,
     refreshTokenLifetimeMs: lifetimes.refresh_token_lifetime_ms,
   });
-  const profiles = new Profiles({ db, accounts, remote: parts.remoteProfiles });
+  const profiles = new Profiles({ db, accounts, remote: parts.remoteProfiles, cluster });
   const visibility = new UserVisibility(db, rooms);
   const searchAllUsers = config.user_directory.search_all_users;
   const directory = new UserDirectory({ db, serverName, visibility, searchAllUsers });
@@ -135,10 +137,10 @@ function accountServices(core: Core, parts: AccountsParts) {
   const uia = new Uia({ db, accounts, registrationTokens, threepidSessions, ...signUp });
   const authenticate: Authenticate = createAuthenticator({ accounts, sessions, devices, appservices });
   const feed = new DirectoryFeed(rooms, directory, core.log);
-  const cleaning = setInterval(
-    () => removeExpired(db).catch((err: unknown) => core.log.warn({ err }, 'expired tokens not removed')),
-    CLEAN_UP_MS,
-  ).unref();
+  const cleaning = setInterval(() => {
+    if (!cluster.owns('task', 'expired-tokens')) return;
+    removeExpired(db).catch((err: unknown) => core.log.warn({ err }, 'expired tokens not removed'));
+  }, CLEAN_UP_MS).unref();
   core.onClose(async () => {
     clearInterval(cleaning);
     await Promise.all([devices.close(), feed.idle()]);
@@ -181,7 +183,14 @@ function connect(core: Core, services: Services, membership: Membership): void {
       if (current === 'join' || current === 'invite' || current === 'knock')
         await membership.leave(roomId, userId).catch(unlessRefused);
   });
-  core.onReady(() => deactivation.resume());
+  const { cluster } = core;
+  // By one process, also what one that has died was at.
+  const resume = () => (cluster.owns('task', 'deactivations') ? deactivation.resume() : undefined);
+  core.onReady(resume);
+  cluster.onHandover({
+    take: () =>
+      void resume()?.catch((err: unknown) => log.warn({ err }, 'deactivations not carried through')),
+  });
   const isGuest = async (userId: string) => (await accounts.get(userId))?.isGuest ?? false;
   new GuestAccess(rooms, { isGuest, leave: (roomId, userId) => membership.leave(roomId, userId) }, (err) =>
     log.warn({ err }, 'guests not removed'),

@@ -46,10 +46,10 @@ export type E2eeArea = ReturnType<typeof composeE2ee>;
 
 /** Keys, their backups, device lists and send-to-device messages. */
 export function composeE2ee(core: Core, parts: E2eeParts) {
-  const { db, serverName, streams, rooms, memberships, log } = core;
+  const { db, serverName, streams, rooms, memberships, log, cluster } = core;
   const { lists, devices, deactivation, uia, transport, remoteMessages } = parts;
   const servers = remoteKeyServers(transport.client);
-  const deviceKeys = new DeviceKeys(db, lists, devices);
+  const deviceKeys = new DeviceKeys(db, lists, devices, cluster);
   const unplaced = new UnplacedUpdates({
     db,
     lists,
@@ -60,6 +60,7 @@ export function composeE2ee(core: Core, parts: E2eeParts) {
     db,
     lists,
     servers,
+    cluster,
     sharesRoom: (id) => sharesRoom(core, id),
     onUnplaced: (server, userId) => unplaced.note(server, userId),
   });
@@ -85,18 +86,26 @@ export function composeE2ee(core: Core, parts: E2eeParts) {
     const gone = noLongerWithUs(core, change);
     if (gone.length > 0)
       remoteLists.dropUnshared(gone).catch((err: unknown) => log.warn({ err }, 'device lists not dropped'));
-    if (change.resynced)
+    if (change.resynced && cluster.owns('room', change.roomId))
       placeUpdates(core, unplaced, change).catch((err: unknown) =>
         log.warn({ err }, 'device lists not passed on'),
       );
   });
   const tidy = () =>
-    Promise.all([lists.prune(), toDevice.prune(), remoteLists.tidy()]).catch((err: unknown) =>
-      log.warn({ err }, 'tidying up keys and messages failed'),
-    );
+    Promise.all([
+      // What is stored by the user each process does for those that it has.
+      remoteLists.tidy(),
+      ...(cluster.owns('task', 'tidy-keys') ? [lists.prune(), toDevice.prune()] : []),
+    ]).catch((err: unknown) => log.warn({ err }, 'tidying up keys and messages failed'));
   const timer = setInterval(tidy, TIDY_MS).unref();
+  const resume = async () => {
+    if (cluster.owns('task', 'device-deletions')) await lists.resume();
+  };
+  cluster.onHandover({
+    take: () => void resume().catch((err: unknown) => log.warn({ err }, 'deleted devices not told of')),
+  });
   core.onReady(async () => {
-    await lists.resume();
+    await resume();
     void tidy();
   });
   core.onClose(() => clearInterval(timer));

@@ -73,12 +73,13 @@ export function composeExtensions(core: Core, parts: ExtensionParts) {
 type Services = ReturnType<typeof extensionServices>;
 
 function extensionServices(core: Core, { accountData, devices, deviceKeys }: ExtensionParts) {
-  const { config, db, log, memberships, notifier, rooms, streams } = core;
+  const { config, db, log, memberships, notifier, rooms, streams, cluster } = core;
   return {
-    dehydrated: new DehydratedDevices({ db, devices, deviceKeys }),
+    dehydrated: new DehydratedDevices({ db, devices, deviceKeys, cluster }),
     profileChanges: new ProfileChanges({
       db,
       stream: streams.presence,
+      cluster,
       wake: (userId) => notifier.wakeSharers(userId),
     }),
     received: new ReceivedReceipts({
@@ -87,12 +88,13 @@ function extensionServices(core: Core, { accountData, devices, deviceKeys }: Ext
       notifier,
       accountData,
       stream: streams.receipts,
+      cluster,
       byDefault: config.received_receipts.by_default,
     }),
     relatedRedactions: new RelatedRedactions(db, rooms, (err) =>
       log.warn({ err }, 'redacting what relates to a redacted event failed'),
     ),
-    sessions: new RendezvousSessions(),
+    sessions: new RendezvousSessions({ cluster }),
     sticky: new StickyEvents(db, rooms),
   };
 }

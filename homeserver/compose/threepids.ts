@@ -16,7 +16,10 @@ export interface ThreepidParts {
 const UNLIMITED = { perSecond: Number.POSITIVE_INFINITY, burst: 1 };
 
 /** Third-party identifiers of accounts, and the messages by which they are confirmed. */
-export function composeThreepids({ config, db, serverName, log }: Core, { accounts, mailer }: ThreepidParts) {
+export function composeThreepids(
+  { config, db, serverName, log, cluster }: Core,
+  { accounts, mailer }: ThreepidParts,
+) {
   const submitUrl = publicUrl(config) + SUBMIT_TOKEN_PATH;
   const { enabled, verification } = config.rate_limits;
   const threepidSessions = new ThreepidSessions({
@@ -26,6 +29,7 @@ export function composeThreepids({ config, db, serverName, log }: Core, { accoun
       email: mailer && ((message) => mailer.send(verificationMail(message, { serverName, submitUrl }))),
       msisdn: config.sms && smsSender(config.sms, serverName),
     },
+    cluster,
     rate: enabled ? { perSecond: verification.per_second, burst: verification.burst } : UNLIMITED,
     onSendError: (err, medium) =>
       log.error({ err, medium }, 'a message that confirms an address was not sent'),

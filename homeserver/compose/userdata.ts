@@ -9,6 +9,7 @@ import type { PresenceEvent, SyncSources } from '@trellis/client-api/sync/source
 import { tagRoutes } from '@trellis/client-api/tags.ts';
 import { typingRoutes } from '@trellis/client-api/typing.ts';
 import { ephemeralEduHandlers } from '@trellis/federation/inbound/ephemeral-edus.ts';
+import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import { Notifications } from '@trellis/rooms/notifications.ts';
 import { PushEvaluation } from '@trellis/rooms/push-evaluation.ts';
 import { isServerAllowed } from '@trellis/rooms/server-acl.ts';
@@ -78,11 +79,14 @@ export function composeUserData(core: Core, parts: UserDataParts) {
   };
 }
 
-function userDataServices({ config, db, streams, rooms }: Core, { devices }: UserDataParts) {
-  const pushRules = new PushRules({ db, stream: streams.accountData });
-  const accountData = new AccountData({ db, stream: streams.accountData, pushRules });
-  const receipts = new Receipts({ db, stream: streams.receipts });
-  const threads = new ThreadSubscriptions({ db, stream: streams.accountData });
+function userDataServices(
+  { config, db, streams, rooms, cluster, serverName }: Core,
+  { devices }: UserDataParts,
+) {
+  const pushRules = new PushRules({ db, stream: streams.accountData, cluster });
+  const accountData = new AccountData({ db, stream: streams.accountData, pushRules, cluster });
+  const receipts = new Receipts({ db, stream: streams.receipts, cluster });
+  const threads = new ThreadSubscriptions({ db, stream: streams.accountData, cluster });
   const evaluation = new PushEvaluation(rooms, {
     compiled: (userId) => pushRules.compiled(userId),
     ignoredUsers: (userId) => accountData.ignoredUsers(userId),
@@ -97,8 +101,14 @@ function userDataServices({ config, db, streams, rooms }: Core, { devices }: Use
     evaluation,
     tags: new RoomTags(accountData),
     filters: new Filters(db),
-    typing: new Typing(streams.typing),
-    presence: new Presence({ db, stream: streams.presence, enabled: config.presence.enabled }),
+    typing: new Typing(streams.typing, cluster),
+    presence: new Presence({
+      db,
+      stream: streams.presence,
+      enabled: config.presence.enabled,
+      cluster,
+      isLocal: (userId) => serverNameOf(userId) === serverName,
+    }),
     pushers: new Pushers({
       db,
       devices,
@@ -113,7 +123,7 @@ function userDataServices({ config, db, streams, rooms }: Core, { devices }: Use
 function followEvents({ rooms }: Core, { typing, presence }: Services): void {
   rooms.parts.stream.subscribe((_pos, { roomId, event, memberships }) => {
     presence.active(event.sender);
-    for (const { userId, after } of memberships) if (after !== 'join') typing.stop(roomId, userId);
+    for (const { userId, after } of memberships) if (after !== 'join') typing.left(roomId, userId);
   });
 }
 

@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -16,6 +17,14 @@ export interface DehydratedDevicesDeps {
   readonly db: Database;
   readonly devices: Devices;
   readonly deviceKeys: DeviceKeys;
+  /** Where there may be other processes. */
+  readonly cluster?: Cluster | undefined;
+}
+
+interface SetArgs {
+  readonly device: DehydratedDevice;
+  readonly keys: KeyUpload;
+  readonly displayName?: string;
 }
 
 const MAX_DATA_BYTES = 256 * 1024;
@@ -30,6 +39,12 @@ export class DehydratedDevices {
 
   constructor(deps: DehydratedDevicesDeps) {
     this.#deps = deps;
+    const { cluster } = deps;
+    cluster?.serve('dehydrated.set', async ({ device, keys, displayName }: SetArgs, userId) => {
+      await this.#set(userId, device, keys, displayName);
+      return null;
+    });
+    cluster?.serve('dehydrated.delete', async (_none, userId) => (await this.#delete(userId)) ?? null);
     deps.devices.onDeviceDeleted(async (tx, userId, deviceIds) => {
       await tx.query('DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = ANY($2)', [
         userId,
@@ -61,10 +76,23 @@ export class DehydratedDevices {
     keys: KeyUpload,
     displayName: string | undefined,
   ): Promise<void> {
-    const { db, devices, deviceKeys } = this.#deps;
+    const { cluster } = this.#deps;
     checkedDeviceId(deviceId);
     const json = JSON.stringify(data);
     if (Buffer.byteLength(json) > MAX_DATA_BYTES) throw tooLarge('The device is too large');
+    const device = { deviceId, data };
+    if (!cluster?.shared) return this.#set(userId, device, keys, displayName);
+    await cluster.call('user', userId, 'dehydrated.set', { device, keys, displayName } as never);
+  }
+
+  /** One process does it for a user, one change after the other. */
+  async #set(
+    userId: string,
+    { deviceId, data }: DehydratedDevice,
+    keys: KeyUpload,
+    displayName: string | undefined,
+  ): Promise<void> {
+    const { db, devices, deviceKeys } = this.#deps;
     await this.#queue.run(userId, async () => {
       const before = await this.get(userId);
       if (before?.deviceId !== deviceId && (await devices.get(userId, deviceId)))
@@ -77,7 +105,7 @@ export class DehydratedDevices {
         await db.query(
           `INSERT INTO dehydrated_devices (user_id, device_id, data) VALUES ($1, $2, $3)
            ON CONFLICT (user_id) DO UPDATE SET device_id = excluded.device_id, data = excluded.data`,
-          [userId, deviceId, json],
+          [userId, deviceId, JSON.stringify(data)],
         );
       } catch (error) {
         await devices.delete(userId, [deviceId]);
@@ -89,7 +117,13 @@ export class DehydratedDevices {
   }
 
   /** @returns the id of the device that there was */
-  delete(userId: string): Promise<string | undefined> {
+  async delete(userId: string): Promise<string | undefined> {
+    const { cluster } = this.#deps;
+    if (!cluster?.shared) return this.#delete(userId);
+    return (await cluster.call<string | null>('user', userId, 'dehydrated.delete', null)) ?? undefined;
+  }
+
+  #delete(userId: string): Promise<string | undefined> {
     return this.#queue.run(userId, async () => {
       const device = await this.get(userId);
       if (device) await this.#deps.devices.delete(userId, [device.deviceId]);

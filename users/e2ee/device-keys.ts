@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -29,13 +30,19 @@ export class DeviceKeys {
   readonly #lists: DeviceListChanges;
   readonly #counts: ReadThroughCache<KeyCounts>;
 
-  constructor(db: Database, lists: DeviceListChanges, devices: Pick<Devices, 'onDeviceDeleted'>) {
+  constructor(
+    db: Database,
+    lists: DeviceListChanges,
+    devices: Pick<Devices, 'onDeviceDeleted'>,
+    cluster?: Cluster,
+  ) {
     this.#db = db;
     this.#lists = lists;
-    this.#counts = new ReadThroughCache(MAX_CACHED_COUNTS, (key) => {
+    const read = (key: string) => {
       const [userId, deviceId] = JSON.parse(key) as [string, string];
       return readKeyCounts(db, userId, deviceId);
-    });
+    };
+    this.#counts = new ReadThroughCache(MAX_CACHED_COUNTS, read, { cluster, name: 'key-counts' });
     devices.onDeviceDeleted(async (tx, userId, deviceIds) => {
       for (const table of ['device_keys', 'one_time_keys', 'fallback_keys'])
         await tx.query(`DELETE FROM ${table} WHERE user_id = $1 AND device_id = ANY($2)`, [
@@ -48,9 +55,7 @@ export class DeviceKeys {
         [userId, deviceIds, deviceIds.map((id) => `ed25519:${id}`)],
       );
       await lists.noteDeleted(tx, userId, deviceIds);
-      return () => {
-        for (const deviceId of deviceIds) this.#counts.forget(countsKey(userId, deviceId));
-      };
+      return () => this.#counts.forget(...deviceIds.map((id) => countsKey(userId, id)));
     });
   }
 
@@ -82,7 +87,7 @@ export class DeviceKeys {
       );
       announce({ userId, deviceId });
     });
-    this.#counts.forget(countsKey(userId, deviceId));
+    await this.#counts.forget(countsKey(userId, deviceId));
     return this.counts(userId, deviceId);
   }
 
@@ -93,7 +98,7 @@ export class DeviceKeys {
 
   async claim(wanted: readonly KeyWanted[]): Promise<KeyGiven[]> {
     const given = await claimKeys(this.#db, wanted);
-    for (const { userId, deviceId } of given) this.#counts.forget(countsKey(userId, deviceId));
+    await this.#counts.forget(...given.map(({ userId, deviceId }) => countsKey(userId, deviceId)));
     return given;
   }
 }

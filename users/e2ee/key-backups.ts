@@ -224,8 +224,8 @@ async function recount(
 }
 
 async function lockCurrent(tx: Queryable, userId: string, version: string): Promise<BackupRow> {
-  const newest = await current(tx, userId);
   const wanted = await find(tx, userId, version, 'FOR UPDATE');
+  const newest = await current(tx, userId);
   if (!newest || !wanted) throw unknownVersion();
   if (newest.version !== wanted.version)
     throw new MatrixError(403, 'M_WRONG_ROOM_KEYS_VERSION', 'Wrong backup version.', {

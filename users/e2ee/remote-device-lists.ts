@@ -1,8 +1,10 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { DeviceListChanges } from '../device-lists.ts';
 import { KeyedLock } from '../keyed-lock.ts';
+import { lockName } from '../locked-write.ts';
 import { isName, sameJson } from './key-json.ts';
 import type { UserKeys } from './local-keys.ts';
 import {
@@ -35,6 +37,8 @@ export interface RemoteDeviceListsDeps {
   /** Whether the user is in a room together with anyone of this server: only then do updates come. */
   readonly sharesRoom: (userId: string) => Promise<boolean>;
   /** An update came for a user who does not, or of whom it is not known yet. */
+  /** Where there may be other processes: the copy of a user is then kept by one of them. */
+  readonly cluster?: Cluster | undefined;
   readonly onUnplaced?: (server: string, userId: string) => Promise<void>;
 }
 
@@ -70,6 +74,26 @@ export class RemoteDeviceLists {
 
   constructor(deps: RemoteDeviceListsDeps) {
     this.#deps = deps;
+    const { cluster } = deps;
+    if (!cluster?.shared) return;
+    cluster.serve('device-lists.fetch', async (_none, userId) => encoded(await this.fetch(userId)) as never, {
+      drained: false,
+    });
+    cluster.serve('device-lists.update', async ({ origin, content }: Update) => {
+      await this.deviceListUpdate(origin, content);
+      return null;
+    });
+    cluster.serve('device-lists.signing-keys', async ({ origin, content }: Update) => {
+      await this.signingKeyUpdate(origin, content);
+      return null;
+    });
+    cluster.onHandover({
+      release: (lost) => {
+        for (const userId of this.#waiting.keys()) if (lost('user', userId)) this.#waiting.delete(userId);
+        for (const userId of this.#toTell) if (lost('user', userId)) this.#toTell.delete(userId);
+      },
+      take: () => void this.#resumeStale().catch(() => {}),
+    });
   }
 
   /** The users among these whose copies are up to date, and those who can be copied. */
@@ -86,6 +110,8 @@ export class RemoteDeviceLists {
    * @throws when the server does not answer
    */
   fetch(userId: string): Promise<RemoteList | undefined> {
+    const elsewhere = this.#keptElsewhere(userId);
+    if (elsewhere) return elsewhere.call<never>('user', userId, 'device-lists.fetch', null).then(decoded);
     const running = this.#fetching.get(userId);
     if (running) return running.result;
     const fetching = { overtaken: false } as { -readonly [K in keyof Fetching]: Fetching[K] };
@@ -103,6 +129,9 @@ export class RemoteDeviceLists {
   async deviceListUpdate(origin: string, content: JsonObject): Promise<void> {
     const { user_id: userId, device_id: deviceId, stream_id: streamId, prev_id: prev = [] } = content;
     if (!this.#isOf(origin, userId) || !isName(deviceId) || !Number.isSafeInteger(streamId)) return;
+    const elsewhere = this.#keptElsewhere(userId);
+    if (elsewhere)
+      return void (await elsewhere.call('user', userId, 'device-lists.update', { origin, content } as never));
     if (!Array.isArray(prev) || prev.length > MAX_PREV_IDS || !prev.every(Number.isSafeInteger)) return;
     if (!(await this.#deps.sharesRoom(userId))) return this.#deps.onUnplaced?.(origin, userId);
     const device = content.deleted === true ? undefined : parseDevice(userId, deviceId, content);
@@ -129,6 +158,12 @@ export class RemoteDeviceLists {
   async signingKeyUpdate(origin: string, content: JsonObject): Promise<void> {
     const { user_id: userId } = content;
     if (!this.#isOf(origin, userId)) return;
+    const elsewhere = this.#keptElsewhere(userId);
+    if (elsewhere)
+      return void (await elsewhere.call('user', userId, 'device-lists.signing-keys', {
+        origin,
+        content,
+      } as never));
     if (!(await this.#deps.sharesRoom(userId))) return this.#deps.onUnplaced?.(origin, userId);
     const masterKey = crossSigningKey(content.master_key, userId, 'master');
     const selfSigningKey = crossSigningKey(content.self_signing_key, userId, 'self_signing');
@@ -147,7 +182,9 @@ export class RemoteDeviceLists {
   }
 
   /** Drops the copies of those who no longer share a room: no updates come for them. */
-  async dropUnshared(userIds: readonly string[]): Promise<void> {
+  async dropUnshared(all: readonly string[]): Promise<void> {
+    const userIds = all.filter((userId) => !this.#keptElsewhere(userId));
+    if (userIds.length === 0) return;
     const copied = await this.#deps.db.query<{ userId: string }>(
       'SELECT user_id AS "userId" FROM remote_device_lists WHERE user_id = ANY($1)',
       [userIds],
@@ -172,9 +209,24 @@ export class RemoteDeviceLists {
       );
       if (rows.length === 0) return;
       await this.dropUnshared(rows.map(({ userId }) => userId));
-      for (const { userId, stale } of rows) if (stale) this.#enqueue(userId, false);
+      for (const { userId, stale } of rows)
+        if (stale && !this.#keptElsewhere(userId)) this.#enqueue(userId, false);
       after = rows.at(-1)!.userId;
     }
+  }
+
+  /** What was left to be asked for by the process that these users were kept by. */
+  async #resumeStale(): Promise<void> {
+    const rows = await this.#deps.db.query<{ userId: string }>(
+      'SELECT user_id AS "userId" FROM remote_device_lists WHERE stale LIMIT $1',
+      [MAX_WAITING],
+    );
+    for (const { userId } of rows) if (!this.#keptElsewhere(userId)) this.#enqueue(userId, true);
+  }
+
+  #keptElsewhere(userId: string): Cluster | undefined {
+    const { cluster } = this.#deps;
+    return cluster?.shared && !cluster.owns('user', userId) ? cluster : undefined;
   }
 
   #isOf(origin: string, userId: unknown): userId is string {
@@ -206,6 +258,7 @@ export class RemoteDeviceLists {
 
   async #replace(userId: string, list: RemoteList, stale: boolean): Promise<void> {
     await this.#deps.lists.record(async (tx, announce) => {
+      if (this.#deps.cluster?.shared) await lockName(tx, `devices ${userId}`);
       const old = (await readLists(tx, [userId], { stale: true })).get(userId);
       await replaceList(tx, userId, list, stale);
       const isTold = this.#toTell.delete(userId);
@@ -215,7 +268,9 @@ export class RemoteDeviceLists {
 
   async #change(userId: string, change: (list: RemoteList) => RemoteList): Promise<void> {
     await this.#deps.lists.record(async (tx, announce) => {
-      const old = (await readLists(tx, [userId])).get(userId)!;
+      if (this.#deps.cluster?.shared) await lockName(tx, `devices ${userId}`);
+      const old = (await readLists(tx, [userId])).get(userId);
+      if (!old) return;
       const list = change({ ...old, devices: new Map(old.devices) });
       await replaceList(tx, userId, list, false);
       if (!sameList(old, list)) announce({ userId });
@@ -258,6 +313,28 @@ export class RemoteDeviceLists {
     await this.#announce(userId).catch(() => {});
   }
 }
+
+interface Update {
+  readonly origin: string;
+  readonly content: JsonObject;
+}
+
+function encoded(list: RemoteList | undefined): unknown {
+  return list ? { ...list, devices: [...list.devices] } : null;
+}
+
+function decoded(
+  list: (Omit<RemoteList, 'devices'> & { devices: Array<[string, DeviceOfList]> }) | null,
+): RemoteList | undefined {
+  if (!list) return undefined;
+  const devices = list.devices.map(([id, { displayName, keys }]): [string, DeviceOfList] => [
+    id,
+    { displayName, keys },
+  ]);
+  return { ...list, devices: new Map(devices) };
+}
+
+type DeviceOfList = { displayName: string | null; keys: JsonObject | undefined };
 
 function isNewKey(key: JsonObject | undefined, old: JsonObject | undefined): boolean {
   return key !== undefined && !sameJson(key.keys, old?.keys);
