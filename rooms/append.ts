@@ -78,12 +78,10 @@ export async function append(rooms: Rooms, room: Room, plan: Append): Promise<Ap
  * Completes a position for whose change it is decided already whether it is stored. With several processes nobody may be
  * there who would take it, as they have to agree anew first: then all find in the database what there is.
  */
-export async function conclude(rooms: Rooms, pos: number, changes: readonly EventChange[]): Promise<void> {
-  try {
-    await rooms.parts.stream.complete(pos, changes);
-  } catch (error) {
+export function conclude(rooms: Rooms, pos: number, changes: readonly EventChange[]): void | Promise<void> {
+  return rooms.parts.stream.complete(pos, changes)?.catch((error: unknown) => {
     if (!(error instanceof MatrixError)) throw error;
-  }
+  });
 }
 
 function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended {

@@ -10,6 +10,8 @@ const MAX_HOLD = 100;
 /** How long a task waits for the room's home when processes die, in milliseconds. */
 const PATIENCE = 30_000;
 const RETRY_MS = 25;
+/** Desks that are kept when nobody is there. */
+const MAX_DESKS = 10_000;
 /** How often a loan that cannot be returned is offered back: until the processes have agreed that its home is gone. */
 const MAX_RETURNS = 200;
 const RETURN_RETRY_MS = 250;
@@ -67,6 +69,7 @@ export class Homes {
   /** Grows with each hand-over: what was granted before one is void. */
   #epoch = 0;
   #nextLoan = 0;
+  #maxDesks = MAX_DESKS;
 
   constructor(deps: HomesDeps) {
     this.#deps = deps;
@@ -90,9 +93,7 @@ export class Homes {
   run<T>(roomId: string, task: () => Promise<T>): Promise<T> {
     const desk = this.#desk(roomId);
     const { shared } = this.#deps.cluster;
-    return desk.lock
-      .run(shared ? () => this.#inTurn(roomId, desk, task) : task)
-      .finally(() => this.#tidy(roomId, desk));
+    return desk.lock.run(shared ? () => this.#inTurn(roomId, desk, task) : task);
   }
 
   /** Tasks of this process that want to change the room, the one that does included. */
@@ -219,7 +220,6 @@ export class Homes {
       .catch(answer.reject)
       .finally(() => {
         desk.lent = undefined;
-        this.#tidy(roomId, desk);
       });
     return answer.promise;
   }
@@ -274,14 +274,17 @@ export class Homes {
   #desk(roomId: string): Desk {
     let desk = this.#desks.get(roomId);
     if (!desk) {
+      if (this.#desks.size >= this.#maxDesks) this.#tidy();
       desk = new Desk();
       this.#desks.set(roomId, desk);
     }
     return desk;
   }
 
-  #tidy(roomId: string, desk: Desk): void {
-    if (!desk.lock.busy && this.#desks.get(roomId) === desk) this.#desks.delete(roomId);
+  /** Drops the desks at which nobody is. */
+  #tidy(): void {
+    for (const [roomId, { lock }] of this.#desks) if (!lock.busy) this.#desks.delete(roomId);
+    this.#maxDesks = Math.max(MAX_DESKS, this.#desks.size * 2);
   }
 }
 

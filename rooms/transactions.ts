@@ -9,6 +9,16 @@ const MAX_AGE = 2 * 24 * 3600_000;
 
 type Sent = LRUCache<string, string>;
 
+interface Sending {
+  readonly deviceId: string;
+  readonly device: string;
+  readonly key: string;
+  readonly transaction: string;
+  /** What the device has sent, as it was known when this began. */
+  readonly loading: Promise<Sent>;
+  readonly sent: Sent;
+}
+
 /**
  * Idempotence of sending: the same transaction id of the same device gives the same event, also after a restart, and
  * also while the first request is still under way. What a device sent before is read once; then memory knows.
@@ -40,10 +50,11 @@ export class Transactions {
     const deviceId = requester.deviceId ?? `token:${requester.tokenId}`;
     const device = `${requester.userId} ${deviceId}`;
     const transaction = `${device} ${key}`;
-    const sent = await this.#sentBy(requester.userId, deviceId, device);
+    const loading = this.#sentBy(requester.userId, deviceId, device);
+    const sent = await loading;
     const earlier = sent.get(key) ?? this.#underWay.get(transaction);
     if (earlier !== undefined) return earlier;
-    const sending = this.#send(send, deviceId, device, key).finally(() => this.#underWay.delete(transaction));
+    const sending = this.#send(send, { deviceId, device, key, transaction, loading, sent });
     this.#underWay.set(transaction, sending);
     return sending;
   }
@@ -51,15 +62,18 @@ export class Transactions {
   /** A failed transaction may be tried again with the same id. */
   async #send(
     send: (transaction: { deviceId: string }) => Promise<string>,
-    deviceId: string,
-    device: string,
-    key: string,
+    { deviceId, device, key, transaction, loading, sent }: Sending,
   ): Promise<string> {
-    const eventId = await send({ deviceId });
-    // Not what it was read into before: others may have taken over meanwhile, and given it back.
-    const sent = await this.#devices.peek(device)?.catch(() => undefined);
-    sent?.set(key, eventId);
-    return eventId;
+    try {
+      const eventId = await send({ deviceId });
+      const current = this.#devices.peek(device);
+      // Others may have taken over meanwhile, and given it back.
+      if (current === loading) sent.set(key, eventId);
+      else (await current?.catch(() => undefined))?.set(key, eventId);
+      return eventId;
+    } finally {
+      this.#underWay.delete(transaction);
+    }
   }
 
   #sentBy(userId: string, deviceId: string, device: string): Promise<Sent> {
