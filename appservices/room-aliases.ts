@@ -1,3 +1,4 @@
+import type { Cluster } from '@trellis/cluster/cluster.ts';
 import type { Aliases } from '@trellis/rooms/aliases.ts';
 import { ReadThroughCache } from '@trellis/users/read-through-cache.ts';
 
@@ -7,9 +8,11 @@ const MAX_ROOMS = 20_000;
 export class RoomAliases {
   readonly #cache: ReadThroughCache<string[]>;
 
-  constructor(aliases: Pick<Aliases, 'ofRoom' | 'onChanged'>) {
+  /** @param cluster where changes may have been missed */
+  constructor(aliases: Pick<Aliases, 'ofRoom' | 'onChanged'>, cluster?: Pick<Cluster, 'onGap'>) {
     this.#cache = new ReadThroughCache(MAX_ROOMS, (roomId) => aliases.ofRoom(roomId));
-    aliases.onChanged((roomId) => this.#cache.forget(roomId));
+    aliases.onChanged((roomId) => this.#cache.drop(roomId));
+    cluster?.onGap(() => this.#cache.clear());
   }
 
   async of(roomId: string): Promise<readonly string[]> {

@@ -86,6 +86,11 @@ export class UserDirectory {
     await this.#write([...entries.values()]);
   }
 
+  /** Another process enters the user: what this one wrote last says nothing any more. */
+  noteElsewhere(userId: string): void {
+    this.#noted.delete(userId);
+  }
+
   /** Enters a local user as their profile says. */
   async setLocal(
     userId: string,

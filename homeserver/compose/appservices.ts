@@ -83,7 +83,7 @@ export function composeAppservices(core: Core): AppservicesArea {
         ...core,
         services,
         client,
-        aliases: new RoomAliases(aliases),
+        aliases: new RoomAliases(aliases, core.cluster),
         keyCounts,
         received: toDeviceReceived,
       });

@@ -22,7 +22,10 @@ export class DirectoryFeed {
     this.#log = log;
     // By the process that has stored the join; if it dies on the way they are entered when they are next seen.
     rooms.parts.stream.subscribe((_pos, { roomId, memberships, isFromElsewhere }) => {
-      if (isFromElsewhere) return;
+      if (isFromElsewhere) {
+        for (const { userId } of memberships) directory.noteElsewhere(userId);
+        return;
+      }
       for (const { userId, after } of memberships)
         if (after === 'join' && serverNameOf(userId) !== rooms.parts.serverName) this.#note(userId, roomId);
     });

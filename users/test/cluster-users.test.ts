@@ -22,6 +22,7 @@ import { PushRules } from '../push-rules.ts';
 import { ReadThroughCache } from '../read-through-cache.ts';
 import { Receipts } from '../receipts.ts';
 import { RegistrationTokens } from '../registration-tokens.ts';
+import { ReportedBuckets } from '../reported-buckets.ts';
 import { Sessions } from '../sessions.ts';
 import { ThreadSubscriptions } from '../thread-subscriptions.ts';
 import { ToDevice } from '../to-device.ts';
@@ -186,6 +187,17 @@ describe('several processes', () => {
     assert.equal(outcomes.at(-1), 'M_LIMIT_EXCEEDED');
   });
 
+  it('count ordinary requests where they come, and together in the long run', async () => {
+    const rate = { perSecond: 0.001, burst: 40 };
+    const buckets = net.members.map((cluster) => new ReportedBuckets(rate, 'test', cluster));
+    let taken = 0;
+    for (let i = 0; i < 200; i++) {
+      if (buckets[i % 3]!.take('@busy:example.org') === 0) taken++;
+      if (i % 10 === 0) await sleep(5);
+    }
+    assert.ok(taken >= 40 && taken <= 40 + 3 * 10, `${taken} were let through`);
+  });
+
   it('give out each one-time key once', async () => {
     const userId = await newUser();
     await nth(0).devices.create(userId, 'D', undefined);
@@ -276,6 +288,20 @@ describe('several processes', () => {
     for (const { typing } of processes) assert.equal(typing.in(roomId).length, 3);
     await nth(1).typing.stop(roomId, '@typist0:example.org');
     for (const { typing } of processes) assert.equal(typing.in(roomId).length, 2);
+  });
+
+  it('hand typists over to a process that comes, which has never heard of them', async () => {
+    const rooms = Array.from({ length: 60 }, (_, i) => `!moved-${i * 7919}:example.org`);
+    await Promise.all(rooms.map((roomId) => nth(0).typing.start(roomId, '@mover:example.org', 1_000)));
+    let late: ReturnType<typeof processOf> | undefined;
+    await net.join((member) => {
+      late = processOf(member);
+    });
+    processes.push(late!);
+    assert.ok(rooms.some((roomId) => late!.member.owns('room', roomId)));
+    await sleep(1_500);
+    for (const { typing } of processes)
+      for (const roomId of rooms) assert.deepEqual(typing.in(roomId), [], roomId);
   });
 
   it('agree on presence and typing, also after the death of the process that knew', async () => {
