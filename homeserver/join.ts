@@ -43,7 +43,7 @@ function openBus(config: Config, place: Place | undefined, log: FastifyBaseLogge
   return undefined;
 }
 
-function redisPlace(redis: NonNullable<Config['redis']>): RedisPlace {
+export function redisPlace(redis: NonNullable<Config['redis']>): RedisPlace {
   const { url, sentinels, nodes, name, username, password } = redis;
   if (url !== undefined) return { url };
   const login = { username, password, tls: redis.tls ? {} : undefined };

@@ -144,11 +144,10 @@ export class MediaTable {
   }
 
   async touch(origin: string, mediaId: string, now: number): Promise<void> {
-    await this.#db.query('UPDATE media SET last_access_ts = $3 WHERE origin = $1 AND media_id = $2', [
-      origin,
-      mediaId,
-      now,
-    ]);
+    await this.#db.query(
+      'UPDATE media SET last_access_ts = $3 WHERE origin = $1 AND media_id = $2 AND last_access_ts < $3',
+      [origin, mediaId, now],
+    );
   }
 
   /** Bytes that a user has uploaded. */

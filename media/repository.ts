@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
+import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import { forbidden, MatrixError, notFound, tooLarge } from '@trellis/protocol/errors.ts';
 import { isServerName } from '@trellis/protocol/identifiers.ts';
 import type { Database } from '@trellis/storage/database.ts';
@@ -74,6 +75,7 @@ export interface Upload {
 const ACCESS_RESOLUTION = 3_600_000;
 const MAX_REMOTE_FETCHES = 64;
 const REMOVED_AT_A_TIME = 500;
+const ARRIVED = 'media/arrived';
 
 /**
  * The content repository: names (`mxc://`) and what is behind them, here and on other servers.
@@ -89,7 +91,8 @@ export class MediaRepository {
   readonly #freeze: boolean;
   readonly #clock: () => number;
   readonly #fetching = new Map<string, Promise<MediaInfo>>();
-  /** Downloads that wait for an upload of this process. */
+  readonly #cluster: Cluster;
+  /** Downloads that wait for an upload. */
   readonly #arrivals = new Map<string, Set<() => void>>();
   readonly #touched = new Map<string, number>();
 
@@ -102,6 +105,7 @@ export class MediaRepository {
     /** From now on, media that comes in is served by the authenticated endpoints only. */
     freezeUnauthenticated?: boolean;
     clock?: () => number;
+    cluster?: Cluster;
   }) {
     this.serverName = options.serverName;
     this.store = options.store;
@@ -111,6 +115,10 @@ export class MediaRepository {
     this.#remote = options.remote;
     this.#freeze = options.freezeUnauthenticated ?? false;
     this.#clock = options.clock ?? Date.now;
+    this.#cluster = options.cluster ?? alone();
+    this.#cluster.onAnnounce(ARRIVED, (mediaId: string) => {
+      for (const wake of this.#arrivals.get(mediaId) ?? []) wake();
+    });
   }
 
   /** @returns the new media id */
@@ -156,7 +164,8 @@ export class MediaRepository {
     if (isOver(found, this.#clock())) throw notFound('The media id has expired');
     await this.#checkQuota(upload.userId);
     await this.#keep(serverName, mediaId, upload.userId, upload, this.limits.maxUploadBytes);
-    for (const wake of this.#arrivals.get(mediaId) ?? []) wake();
+    // Whoever is not told looks again soon.
+    await this.#cluster.announce(ARRIVED, mediaId).catch(() => {});
   }
 
   /**
@@ -272,7 +281,7 @@ export class MediaRepository {
       if (isOver(found, this.#clock()) || found.quarantinedBy !== null) throw notFound('Not found');
       const left = deadline - this.#clock();
       if (left <= 0) throw new MatrixError(504, 'M_NOT_YET_UPLOADED', 'The media has not been uploaded yet');
-      // The upload may also end in another process, so the row is looked at now and then.
+      // The process that it came to may have died before it told of it.
       await this.#arrival(mediaId, Math.min(left, 2_000));
     }
   }

@@ -1,3 +1,5 @@
+import type { Json } from '@trellis/cluster/cluster.ts';
+import type { Jobs } from '@trellis/cluster/jobs.ts';
 import { MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { canAnimate, type ImageSize, imageSize, makeThumbnail, movesUnseen, sniffImage } from './image.ts';
@@ -38,7 +40,20 @@ export const DEFAULT_THUMBNAIL_LIMITS: ThumbnailLimits = {
  */
 const SIDES = [32, 64, 96, 128, 192, 240, 256, 320, 480, 600, 640, 800, 1200, 1600] as const;
 
-/** Makes and keeps thumbnails. */
+type Source = Pick<MediaInfo, 'sha256' | 'size' | 'origin'>;
+const TOO_MANY = 'Too many thumbnails are being made';
+
+/** The name of the jobs, and what they are told. */
+const JOB = 'thumbnail';
+interface ThumbnailJob extends ThumbnailKey {
+  readonly [name: string]: Json;
+  /** Of the image, in hexadecimal. */
+  readonly sha256: string;
+  readonly size: number;
+  readonly origin: string;
+}
+
+/** Makes and keeps thumbnails; with `jobs`, whichever process does those makes them. */
 export class Thumbnails {
   readonly #db: Database;
   readonly #media: MediaRepository;
@@ -46,13 +61,21 @@ export class Thumbnails {
   readonly #making = new Map<string, Promise<ThumbnailInfo>>();
   /** Decoding takes memory and a core each. */
   readonly #turns: Turns;
+  readonly #jobs: Jobs | undefined;
 
-  constructor(options: { db: Database; media: MediaRepository; limits?: Partial<ThumbnailLimits> }) {
+  constructor(options: {
+    db: Database;
+    media: MediaRepository;
+    limits?: Partial<ThumbnailLimits>;
+    jobs?: Jobs | undefined;
+  }) {
     this.#db = options.db;
     this.#media = options.media;
     this.#limits = { ...DEFAULT_THUMBNAIL_LIMITS, ...options.limits };
     const { concurrency, maxWaiting } = this.#limits;
-    this.#turns = new Turns(concurrency, maxWaiting, 'Too many thumbnails are being made');
+    this.#turns = new Turns(concurrency, maxWaiting, TOO_MANY);
+    this.#jobs = options.jobs;
+    this.#jobs?.handle(JOB, (job: ThumbnailJob) => this.#do(job), { concurrency });
   }
 
   /** The thumbnail, or the image itself when it is no larger than asked for. */
@@ -63,12 +86,32 @@ export class Thumbnails {
     const name = `${info.sha256.toString('hex')} ${key.width} ${key.height} ${key.method} ${key.animated}`;
     const making = this.#making.get(name);
     if (making) return making;
-    const started = this.#turns.run(() => this.#make(info, key)).finally(() => this.#making.delete(name));
+    const started = (
+      this.#jobs ? this.#haveMade(this.#jobs, info, key, name) : this.#turns.run(() => this.#make(info, key))
+    ).finally(() => this.#making.delete(name));
     this.#making.set(name, started);
     return started;
   }
 
-  async #make(info: MediaInfo, key: ThumbnailKey): Promise<ThumbnailInfo> {
+  /** What comes of it is looked up: that alone counts. */
+  async #haveMade(jobs: Jobs, info: MediaInfo, key: ThumbnailKey, name: string): Promise<ThumbnailInfo> {
+    if (this.#making.size >= this.#limits.maxWaiting)
+      throw new MatrixError(429, 'M_LIMIT_EXCEEDED', TOO_MANY, { retry_after_ms: 2_000 });
+    const { sha256, size, origin } = info;
+    const job: ThumbnailJob = { ...key, sha256: sha256.toString('hex'), size, origin };
+    await jobs.run(JOB, job, { id: name });
+    return (
+      (await findThumbnail(this.#db, sha256, key)) ?? (await this.#turns.run(() => this.#make(info, key)))
+    );
+  }
+
+  async #do({ sha256, size, origin, width, height, method, animated }: ThumbnailJob): Promise<undefined> {
+    const key: ThumbnailKey = { width, height, method, animated };
+    const image = { sha256: Buffer.from(sha256, 'hex'), size, origin };
+    await this.#turns.run(() => this.#make(image, key));
+  }
+
+  async #make(info: Source, key: ThumbnailKey): Promise<ThumbnailInfo> {
     const { maxSourceBytes, maxPixels } = this.#limits;
     if (info.size > maxSourceBytes) throw this.#tooLarge(info);
     const chunks: Buffer[] = [];
@@ -100,7 +143,7 @@ export class Thumbnails {
     return thumbnail;
   }
 
-  #tooLarge(info: MediaInfo): MatrixError {
+  #tooLarge(info: Source): MatrixError {
     const message = 'The content is too large to thumbnail';
     return info.origin === this.#media.serverName
       ? tooLarge(message)

@@ -19,6 +19,7 @@ import { composeFederationTransport, type FederationTransport } from './federati
 import { composeFederationOut } from './federation-out.ts';
 import { groupLimits, isExempt } from './group-limits.ts';
 import { composeHandshakes } from './handshakes.ts';
+import { composeJobs } from './jobs.ts';
 import { composeMedia } from './media.ts';
 import { composeMailer, composePush } from './push.ts';
 import { composeReceive } from './receive.ts';
@@ -111,7 +112,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const delayed = composeDelayedEvents(core, { ...accounts, membership });
   appservices.connect({ ...e2ee.sources, accounts: accounts.accounts, aliases: roomsRead.aliases });
   await federationOut.connect({ deviceLists: lists, presence: userData.presence });
-  const media = await composeMedia(core, transport);
+  const media = await composeMedia(core, transport, composeJobs(core));
   const push = await composePush(core, { transport, userData, mailer });
   accounts.threepids.onRemoved(async (userId, { medium, address }) => {
     if (medium === 'email') await userData.pushers.deleteAddress(userId, address);

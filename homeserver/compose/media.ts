@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { requesterOf, requireActive } from '@trellis/client-api/authentication.ts';
+import type { Jobs } from '@trellis/cluster/jobs.ts';
 import { RemoteMediaClient } from '@trellis/federation/outbound/media-calls.ts';
 import { mediaAdminRoutes } from '@trellis/media/admin-routes.ts';
 import { DiskStore } from '@trellis/media/disk-store.ts';
@@ -34,8 +35,9 @@ const MAINTENANCE_INTERVAL = 3_600_000;
 export async function composeMedia(
   core: Core,
   transport: Pick<FederationTransport, 'client' | 'fetch'>,
+  jobs?: Jobs | undefined,
 ): Promise<MediaServices> {
-  const { db, log, serverName } = core;
+  const { db, cluster, log, serverName } = core;
   const config = core.config.media;
   const media = new MediaRepository({
     serverName,
@@ -51,8 +53,9 @@ export async function composeMedia(
       remoteLifetimeMs: config.remote_lifetime_ms,
     },
     freezeUnauthenticated: config.freeze_unauthenticated,
+    cluster,
   });
-  const thumbnails = new Thumbnails({ db, media });
+  const thumbnails = new Thumbnails({ db, media, jobs });
   const previews = config.url_previews
     ? new UrlPreviews({
         db,
@@ -66,7 +69,7 @@ export async function composeMedia(
 
   let maintaining = false;
   const maintain = async () => {
-    if (maintaining) return;
+    if (maintaining || !cluster.owns('task', 'media')) return;
     maintaining = true;
     await Promise.all([media.maintain(), previews?.maintain()]).catch((err: unknown) =>
       log.error({ err }, 'media could not be tidied'),
