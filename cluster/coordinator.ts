@@ -29,6 +29,15 @@ export interface CoordinatorDeps {
   valid(): boolean;
 }
 
+interface Joined {
+  readonly member: Member;
+  /** Whether it takes part in the duties. */
+  ready: boolean;
+  /** Whether it answers requests, or has until now: not while it starts, when its event loop may be busy for long. */
+  serves: boolean;
+  acked: number;
+}
+
 interface Told {
   readonly number: number;
   readonly waiters: readonly Waiter[];
@@ -45,7 +54,7 @@ export class Coordinator {
   readonly #order: Order;
   readonly #views: ViewChange;
   /** All that are told; those that are `ready` share the duties. */
-  readonly #members = new Map<string, { readonly member: Member; ready: boolean; acked: number }>();
+  readonly #members = new Map<string, Joined>();
   readonly #known = new Map<string, Member>();
   readonly #fencing = new Set<string>();
   readonly #joining = new Set<string>();
@@ -72,7 +81,7 @@ export class Coordinator {
         this.#flush();
         this.#deps.send(to, message);
       },
-      joined: () => [...this.#members.keys()],
+      joined: () => [...this.#members.values()].filter(({ serves }) => serves).map(({ member }) => member.id),
       activate: (view) => {
         this.#tell(['view', view], undefined);
         this.#after.push(() => this.#dismiss(view.members));
@@ -177,6 +186,7 @@ export class Coordinator {
       case 'ready':
         if (member.ready) return;
         member.ready = true;
+        member.serves = true;
         this.#changeView();
         return;
       case 'released':
@@ -246,7 +256,7 @@ export class Coordinator {
       if (id !== this.#deps.self) this.#deps.connect(member);
       // It begins with what comes after the welcome, so that all before has to be on its way.
       this.#flush();
-      this.#members.set(id, { member, ready, acked: 0 });
+      this.#members.set(id, { member, ready, serves: ready, acked: 0 });
       this.#deps.send(id, { t: 'welcome', q: this.#number, positions: this.#order.positions() });
       this.#awaited.delete(id);
       this.#settle();
@@ -308,7 +318,7 @@ export class Coordinator {
     // Who has not come over yet is there all the same, and answers requests.
     if (this.#awaited.size > 0) return;
     let acked = this.#number;
-    for (const member of this.#members.values()) acked = Math.min(acked, member.acked);
+    for (const member of this.#members.values()) if (member.serves) acked = Math.min(acked, member.acked);
     let count = 0;
     while (count < this.#told.length && this.#told[count]!.number <= acked) count++;
     if (count === 0) return;

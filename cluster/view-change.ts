@@ -14,7 +14,7 @@ export interface ViewChangeDeps {
   readonly term: number;
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn'>;
   send(to: string | readonly string[], message: ToMember): void;
-  /** All who have to agree: also those without duties. */
+  /** All who may have duties. */
   joined(): string[];
   activate(view: ViewJson): void;
   /** These have the duties: the view is the last that was activated, if all have taken it already. */
