@@ -1,13 +1,18 @@
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Database, type Queryable } from '@trellis/storage/database.ts';
 import { runningEmbeddedPostgres, startEmbeddedPostgres } from '@trellis/storage/embedded-postgres.ts';
 import { migrate } from '@trellis/storage/migrate.ts';
 import { Replicas } from '@trellis/storage/replicas.ts';
+import { DatabaseAwayError } from '@trellis/storage/unavailable.ts';
 import { ConfigError } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 
 /** For commands, and for whoever looks into an embedded PostgreSQL. */
 const SPARE_CONNECTIONS = 20;
+
+/** How long a start waits for a primary, in milliseconds. */
+const START_LIMIT = 60_000;
 
 type Connection = ConstructorParameters<typeof Database>[0];
 
@@ -61,7 +66,8 @@ export async function openDatabase(
     await embedded?.stop();
   };
   try {
-    const migrated = await migrate(db);
+    const patience = given !== undefined || db.hostCount > 1 ? START_LIMIT : 0;
+    const migrated = await onceThere(() => migrate(db), patience);
     await claim(db, config.server_name);
     return {
       db,
@@ -75,6 +81,20 @@ export async function openDatabase(
     await close();
     throw error;
   }
+}
+
+/** Where there are several servers, one of them may be about to become the primary. */
+async function onceThere<T>(work: () => Promise<T>, patience: number): Promise<T> {
+  for (const end = Date.now() + patience; ; await sleep(500))
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof DatabaseAwayError)) throw error;
+      if (Date.now() > end)
+        throw new ConfigError(
+          `database.url: the database cannot be reached: ${(error.cause as Error).message}`,
+        );
+    }
 }
 
 function connectTo(options: Connection): Database {

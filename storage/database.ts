@@ -113,6 +113,10 @@ export class Database implements Queryable {
     });
   }
 
+  get hostCount(): number {
+    return this.#hosts.count;
+  }
+
   /** Which of the hosts was found to be the primary last. */
   get serving(): number {
     return this.#serving;
