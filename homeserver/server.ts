@@ -6,6 +6,7 @@ import { compose } from './compose/index.ts';
 import type { Config } from './config/schema.ts';
 import { type DoorName, Doors } from './doors.ts';
 import { healthRoutes } from './health.ts';
+import { boundHeapGrowth } from './heap.ts';
 import { createHttpServer } from './http-server.ts';
 import { HttpServers } from './http-servers.ts';
 import { lockInstance } from './instance-lock.ts';
@@ -29,6 +30,7 @@ interface Server extends RunningServer {
  * @param place in a process that a supervisor started
  */
 export async function startServer(config: Config, log: FastifyBaseLogger, place?: Place): Promise<Server> {
+  boundHeapGrowth();
   const several = config.redis !== undefined;
   if (!place) await lockInstance(config.data_dir, several);
   const database = await openDatabase(config, { given: place?.database });

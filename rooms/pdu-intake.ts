@@ -21,14 +21,14 @@ const BATCH = 200;
  * verified, the one before is stored. Those whose auth events are still to come wait for the end.
  */
 export class PduIntake {
-  readonly #parts: RemoteEventsParts;
+  readonly #parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>;
   readonly #room: Room;
   /** What is here, or about to be stored. */
   readonly #known = new Set<string>();
   #waiting: Waiting[] = [];
   #storing: Promise<unknown> = Promise.resolve();
 
-  constructor(parts: RemoteEventsParts, room: Room) {
+  constructor(parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>, room: Room) {
     this.#parts = parts;
     this.#room = room;
   }

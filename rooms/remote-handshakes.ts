@@ -8,12 +8,12 @@ export interface MemberTemplate {
   readonly event: Pdu;
 }
 
+/** The state of the room before the join, and its auth chain. */
+export type JoinList = 'state' | 'auth_chain';
+
 export interface JoinAnswer {
   /** The join as the resident server signed it too. */
   readonly event: Pdu | undefined;
-  /** State of the room before the join. */
-  readonly state: readonly Pdu[];
-  readonly authChain: readonly Pdu[];
   /** Set where members were left out, as far as they do not authorise anything: the servers that are in the room. */
   readonly serversInRoom?: readonly string[] | undefined;
 }
@@ -29,8 +29,18 @@ export interface RemoteHandshakes {
     userId: string,
     versions: readonly string[],
   ): Promise<MemberTemplate>;
-  /** @param options.omitMembers the server may leave members out of the state */
-  sendJoin(server: string, join: RoomEvent, options: { readonly omitMembers: boolean }): Promise<JoinAnswer>;
+  /**
+   * @param options.omitMembers the server may leave members out of the state
+   * @param options.take given the events of the answer as they come
+   */
+  sendJoin(
+    server: string,
+    join: RoomEvent,
+    options: {
+      readonly omitMembers: boolean;
+      readonly take: (pdus: readonly Pdu[], list: JoinList) => Promise<void>;
+    },
+  ): Promise<JoinAnswer>;
   makeKnock(
     server: string,
     roomId: string,

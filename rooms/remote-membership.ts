@@ -6,6 +6,7 @@ import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { withSignaturesOf } from './co-signed.ts';
 import type { EventVerifier } from './incoming-event.ts';
 import { installRoom } from './install-room.ts';
+import { JoinIntake } from './join-intake.ts';
 import type { JoinsUnderWay } from './joins-under-way.ts';
 import { eventFromTemplate, type WantedEvent } from './member-template.ts';
 import type { RemoteMembership } from './membership.ts';
@@ -147,12 +148,21 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     const template = await handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
     const version = versionOf(template, server);
     const ours = this.#sign(template, { roomId, userId, membership: 'join', content }, version, server);
-    const answer = await handshakes.sendJoin(server, ours, { omitMembers: resync !== undefined });
+    // Without what completes a room, it has to be taken in as a whole.
+    const intake = new JoinIntake(
+      { rooms, verifier },
+      { server, roomId, version },
+      resync ? undefined : Infinity,
+    );
+    const answer = await handshakes.sendJoin(server, ours, {
+      omitMembers: resync !== undefined,
+      take: (pdus, list) => intake.take(pdus, list),
+    });
     const join = await this.#authorised(ours, answer.event, server);
     // Since a join from here was of no avail, it was one that only another server could authorise.
     if ((await rooms.get(roomId))?.isResident) await this.#receive(server, join);
     else {
-      const { state, authChain, serversInRoom: servers } = answer;
+      const { state, authChain, servers = answer.serversInRoom } = await intake.finish();
       const partial = servers && { servers, deviceListsPos: resync?.deviceListsPosition() ?? 0 };
       await installRoom(rooms, verifier, { server, join, state, authChain, partial });
       if (partial) await resync?.begin(roomId);

@@ -1,7 +1,9 @@
 import type { JsonObject, JsonValue, Pdu } from '@trellis/protocol/event.ts';
 import { AnswerReader, isObject } from './answers.ts';
-import { type FederationClient, path } from './client.ts';
+import { boundedBody } from './bounded-body.ts';
+import { type FederationClient, type FederationRequest, path } from './client.ts';
 import { FederationError } from './federation-error.ts';
+import { readLists } from './list-stream.ts';
 
 /** An event to fill in and sign. What comes from another server is data, never signed as it stands. */
 export interface EventTemplate {
@@ -13,8 +15,6 @@ export interface EventTemplate {
 export interface SendJoinAnswer {
   /** The join as the resident server signed it too (restricted rooms). */
   event: Pdu | undefined;
-  state: Pdu[];
-  authChain: Pdu[];
   membersOmitted: boolean;
   serversInRoom: string[] | undefined;
 }
@@ -92,37 +92,66 @@ export function makeLeave(
   );
 }
 
-/** https://spec.matrix.org/v1.18/server-server-api/#put_matrixfederationv2send_joinroomideventid */
+type TakeList = (pdus: readonly Pdu[], list: 'state' | 'auth_chain') => Promise<void>;
+
+/**
+ * Hands the room's state and its auth chain on as they come.
+ * https://spec.matrix.org/v1.18/server-server-api/#put_matrixfederationv2send_joinroomideventid
+ */
 export async function sendJoin(
   client: FederationClient,
   destination: string,
   roomId: string,
   eventId: string,
   event: Pdu,
-  options: { omitMembers?: boolean } = {},
+  options: { omitMembers?: boolean; take: TakeList },
 ): Promise<SendJoinAnswer> {
-  const send = (version: 'v1' | 'v2') =>
-    client.requestJson({
-      ...userWaits,
-      method: 'PUT',
-      destination,
-      path: path`/_matrix/federation/${version}/send_join/${roomId}/${eventId}`,
-      query: version === 'v2' ? { omit_members: options.omitMembers } : {},
-      body: event,
-      timeoutMs: SEND_JOIN_TIMEOUT,
-      maxBytes: SEND_JOIN_MAX_BYTES,
-    });
-  const answer = await withV1Fallback(destination, send);
+  const send = (version: 'v1' | 'v2'): FederationRequest => ({
+    ...userWaits,
+    method: 'PUT',
+    destination,
+    path: path`/_matrix/federation/${version}/send_join/${roomId}/${eventId}`,
+    query: version === 'v2' ? { omit_members: options.omitMembers } : {},
+    body: event,
+    timeoutMs: SEND_JOIN_TIMEOUT,
+    maxBytes: SEND_JOIN_MAX_BYTES,
+  });
+  const answer = await withV1Fallback(destination, (version) =>
+    version === 'v2' ? readJoin(client, send('v2'), options.take) : client.requestJson(send('v1')),
+  );
   const read = new AnswerReader(destination, answer);
+  // What has been handed on is empty here.
+  for (const list of ['auth_chain', 'state'] as const)
+    await options.take(read.pdus(list, MAX_STATE_EVENTS), list);
   const signed = answer.event;
   return {
     event: isObject(signed) ? signed : undefined,
-    state: read.pdus('state', MAX_STATE_EVENTS),
-    authChain: read.pdus('auth_chain', MAX_STATE_EVENTS),
     membersOmitted: answer.members_omitted === true,
     serversInRoom:
       answer.servers_in_room === undefined ? undefined : read.strings('servers_in_room', MAX_SERVERS),
   };
+}
+
+async function readJoin(
+  client: FederationClient,
+  request: FederationRequest,
+  take: TakeList,
+): Promise<JsonObject> {
+  const { destination } = request;
+  let count = 0;
+  return client.stream(request, async ({ body }) => {
+    const lists = boundedBody(body, SEND_JOIN_MAX_BYTES);
+    try {
+      return await readLists(lists, ['state', 'auth_chain'], async (pdus, list) => {
+        count += pdus.length;
+        if (count > MAX_STATE_EVENTS) throw new FederationError(destination, 'invalid', 'too many events');
+        await take(pdus, list as 'state' | 'auth_chain');
+      });
+    } catch (cause) {
+      if (!(cause instanceof SyntaxError)) throw cause;
+      throw new FederationError(destination, 'invalid', 'the answer is not as it should be', { cause });
+    }
+  });
 }
 
 export async function sendLeave(

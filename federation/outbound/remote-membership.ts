@@ -12,12 +12,12 @@ export function remoteHandshakes(client: FederationClient): RemoteHandshakes {
       forClient(calls.makeJoin(client, server, roomId, userId, versions)),
     async sendJoin(server, { roomId, eventId, pdu }, options) {
       const answer = await forClient(calls.sendJoin(client, server, roomId, eventId, pdu, options));
-      const { event, state, authChain, membersOmitted, serversInRoom } = answer;
-      if (!membersOmitted) return { event, state, authChain };
+      const { event, membersOmitted, serversInRoom } = answer;
+      if (!membersOmitted) return { event };
       if (!options.omitMembers) throw unusable(server, 'it left members out, unasked');
       if (!serversInRoom)
         throw unusable(server, 'it left members out without saying which servers are there');
-      return { event, state, authChain, serversInRoom };
+      return { event, serversInRoom };
     },
     makeKnock: (server, roomId, userId, versions) =>
       forClient(calls.makeKnock(client, server, roomId, userId, versions)),
