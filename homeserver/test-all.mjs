@@ -23,6 +23,9 @@ const ONE_PROCESS = {
 };
 const PROCESSES = 4;
 
+// Servers are started hundreds of times.
+process.env.NODE_COMPILE_CACHE ??= join(modules, '.cache', 'compile');
+
 const scratch = mkdtempSync(join(tmpdir(), 'trellis-test-all-'));
 // Where tests write down which operations of the specification they saw succeed.
 const seen = join(scratch, 'seen');
