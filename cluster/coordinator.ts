@@ -100,7 +100,8 @@ export class Coordinator {
   async start(): Promise<void> {
     for (const member of await this.#deps.registry.members()) {
       this.#known.set(member.id, member);
-      this.#awaited.add(member.id);
+      // Who is still starting has no duties; its event loop may be busy.
+      if (member.ready) this.#awaited.add(member.id);
       if (member.id === this.#deps.self) continue;
       if (this.#deps.isDown(member.id)) {
         this.fence(member.id, 'not reached any more');

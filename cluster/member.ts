@@ -147,6 +147,7 @@ export class ClusterMember implements Cluster {
   /** Everything is composed: takes part in the duties from now on. Resolves when it has some. */
   async ready(): Promise<void> {
     // Whatever was read while others wrote is read again.
+    await this.#registry.setReady(this.self);
     this.#gap();
     this.#ready = true;
     this.#toCoordinator({ t: 'ready' });

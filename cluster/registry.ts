@@ -5,6 +5,10 @@ import type { Member } from './rendezvous.ts';
 /** How long the coordinator's lease holds without being renewed, in milliseconds. */
 export const LEASE_MS = 2_500;
 
+export interface RegisteredMember extends Member {
+  readonly ready: boolean;
+}
+
 export interface Lease {
   readonly term: number;
   readonly holder: string;
@@ -33,13 +37,18 @@ export class Registry {
     );
   }
 
-  async members(): Promise<Member[]> {
-    const rows = await this.#db.query<{ id: string; roles: string; address: string }>(
-      'SELECT id, roles, address FROM cluster_members ORDER BY started_ts, id',
+  async setReady(id: string): Promise<void> {
+    await this.#db.query('UPDATE cluster_members SET ready = true WHERE id = $1', [id]);
+  }
+
+  async members(): Promise<RegisteredMember[]> {
+    const rows = await this.#db.query<{ id: string; roles: string; address: string; ready: boolean }>(
+      'SELECT id, roles, address, ready FROM cluster_members ORDER BY started_ts, id',
     );
-    return rows.map(({ id, roles, address }) => ({
+    return rows.map(({ id, roles, address, ready }) => ({
       id,
       address,
+      ready,
       roles: ROLES.filter((role): role is Role => roles.split(' ').includes(role)),
     }));
   }

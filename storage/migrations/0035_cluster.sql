@@ -5,6 +5,8 @@ CREATE TABLE cluster_members (
   term bigint NOT NULL,
   roles text NOT NULL,
   address text NOT NULL,
+  -- Whether it answers requests and may have duties.
+  ready boolean NOT NULL DEFAULT false,
   started_ts bigint NOT NULL
 );
 
