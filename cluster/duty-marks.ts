@@ -13,6 +13,8 @@ export class TakenUpError extends Error {}
 /** Old hand-overs are of no use to anybody. */
 const HANDOVER_KEPT_MS = 3_600_000;
 const RETRY_MS = 1_000;
+/** Held by all who write hand-overs, and by one who reads them alone. */
+const LOCK = 0x64757479;
 const DEAD = `NOT EXISTS (SELECT FROM cluster_members c WHERE c.id = m.member)`;
 
 /**
@@ -167,7 +169,7 @@ export class DutyMarks {
     const { self, shared } = this.#cluster;
     const isFirst = this.#seen === undefined;
     // So that nobody's hand-over with a lower id is committed after this has looked.
-    await tx.query('LOCK TABLE duty_handovers IN SHARE ROW EXCLUSIVE MODE');
+    await tx.query('SELECT pg_advisory_xact_lock($1)', [LOCK]);
     if (isFirst && !shared) {
       const [row] = await tx.query<{ last: number }>(
         'SELECT coalesce(max(id), 0) AS last FROM duty_handovers',

@@ -2,7 +2,7 @@ import type { DutyMarks, Marks } from './duty-marks.ts';
 
 export interface TakeoverDeps<Rows> {
   readonly marks: DutyMarks;
-  /** Where this process is, with all that is its own. */
+  /** Everything up to here was given to those keys that this process had; what comes after is given to all it has. */
   readonly positions: () => Marks;
   /** Reads what those before have written down about their keys. */
   readonly read: () => Promise<Rows>;

@@ -1,3 +1,4 @@
+import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
@@ -17,13 +18,20 @@ interface KeyRow {
   expired: boolean;
 }
 
+const TOPIC = 'federation/keys';
+
 /** Keys of other servers in the database, with the servers that were asked for lately in memory. */
 export class KeyStore {
   readonly #db: Queryable;
   readonly #cache = new LRUCache<string, Map<string, ServerKey>>({ max: 20_000 });
 
-  constructor(db: Queryable) {
+  readonly #cluster: Cluster;
+
+  constructor(db: Queryable, cluster = alone()) {
     this.#db = db;
+    this.#cluster = cluster;
+    cluster.onAnnounce(TOPIC, (server: string) => void this.#cache.delete(server));
+    cluster.onGap(() => this.#cache.clear());
   }
 
   /** Keys of several servers: server name to key id to key. Servers without any are absent. */
@@ -100,6 +108,8 @@ export class KeyStore {
       [server, JSON.stringify(answer.response), answer.fetchedTs, answer.validUntilTs, answer.direct],
     );
     this.#cache.delete(server);
+    // Whoever is not told knows for how long each key is valid.
+    if (this.#cluster.shared) this.#cluster.announce(TOPIC, server).catch(() => {});
   }
 
   /** Last answers of servers, for the notary. */

@@ -102,7 +102,8 @@ export class Pushes {
     this.#marks = new DutyMarks(db, cluster, 'pusher');
     this.#takeover = new Takeover({
       marks: this.#marks,
-      positions: () => this.#positions(),
+      // Not where those are that it has already: what was given out to them is looked for by those that are new.
+      positions: () => ({ events: this.#distributed, lists: 0 }),
       read: async () => ({ users: await table.users(), waiting: await table.usersWaiting() }),
       settle: ({ users, waiting }, { events }) => this.#settle(users, waiting, events),
       recover: (from, upTo) => this.#recover(from.events, upTo.events),

@@ -115,7 +115,7 @@ export async function composeFederationTransport(
     { keyId: signingKey.keyId, publicKey: signingKey.publicKeyBase64 },
     ...(parts.oldKeys ?? []),
   ];
-  const store = new KeyStore(db);
+  const store = new KeyStore(db, cluster);
   const keyFetcher = new KeyFetcher({ client, store, trustedKeyServers: trustedKeyServers(config) });
   const keyRing = new KeyRing({
     serverName,
