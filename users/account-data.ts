@@ -73,15 +73,13 @@ export class AccountData {
       if (typeof users !== 'object' || users === null) return NOBODY;
       return new Set(Object.keys(users));
     });
-    if (!cluster?.shared) return;
+    if (!cluster?.shared) {
+      cluster?.onGap(() => this.#clear());
+      return;
+    }
     this.#forgetEverywhere = sharedForgetting(cluster, 'account-data', {
       drop: (userId) => this.#drop(userId),
-      clear: () => {
-        this.#kept.clear();
-        this.#loading.clear();
-        this.#outdated.clear();
-        this.#ignored.clear();
-      },
+      clear: () => this.#clear(),
     });
     stream.subscribe((_pos, change) => this.#heard(change));
   }
@@ -162,6 +160,13 @@ export class AccountData {
       this.#drop(userId);
       await this.#forgetEverywhere?.([userId]);
     });
+  }
+
+  #clear(): void {
+    this.#kept.clear();
+    this.#loading.clear();
+    this.#outdated.clear();
+    this.#ignored.clear();
   }
 
   #drop(userId: string): void {

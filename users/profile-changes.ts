@@ -30,11 +30,6 @@ export class ProfileChanges {
     this.#deps = deps;
     this.#logFrom = deps.stream.current;
     const { cluster, stream, wake } = deps;
-    if (!cluster?.shared) return;
-    cluster.onAnnounce('profile-changed', ([pos, userId, field]: [number, string, string]) =>
-      this.#note(pos, userId, field),
-    );
-    cluster.onAnnounce('profile-wake', wake);
     stream.subscribe(
       () => {},
       ({ to }) => {
@@ -42,6 +37,11 @@ export class ProfileChanges {
         this.#logFrom = to;
       },
     );
+    if (!cluster?.shared) return;
+    cluster.onAnnounce('profile-changed', ([pos, userId, field]: [number, string, string]) =>
+      this.#note(pos, userId, field),
+    );
+    cluster.onAnnounce('profile-wake', wake);
   }
 
   async record(userId: string, field: string): Promise<void> {

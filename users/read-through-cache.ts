@@ -33,6 +33,7 @@ export class ReadThroughCache<V extends object> {
         drop: (key) => this.drop(key),
         clear: () => this.clear(),
       });
+    else cluster?.onGap(() => this.clear());
   }
 
   get(key: string): V | undefined | Promise<V | undefined> {

@@ -45,12 +45,12 @@ export class Receipts {
     this.#stream = stream;
     this.#readUpTo = new ReadThroughCache(MAX_CACHED_USERS, (userId) => this.#loadReadUpTo(userId));
     this.#shared = cluster?.shared ?? false;
+    cluster?.onGap(() => this.#clear());
     if (!this.#shared) return;
     stream.subscribe(
       (pos, { roomId, eventPos = null, ...receipt }) => this.#apply(roomId, { ...receipt, eventPos, pos }),
       () => this.#clear(),
     );
-    cluster?.onGap(() => this.#clear());
   }
 
   /** Stores a receipt, unless it lies behind the one that it would replace. */

@@ -48,6 +48,9 @@ export interface Lifecycle {
 
 const STREAMS = ['accountData', 'receipts', 'typing', 'toDevice', 'deviceLists', 'presence'] as const;
 
+/** Streams of which the database may know more than was announced. */
+const STORED = ['accountData', 'receipts', 'toDevice', 'deviceLists', 'presence'] as const;
+
 /** Where every stream goes on: above all positions that were ever given. */
 export async function streamStarts(db: Database): Promise<Map<string, number>> {
   const [events, others] = await Promise.all([eventStreamStart(db), reserveStreamPositions(db, STREAMS)]);
@@ -100,9 +103,11 @@ export async function composeCore(
   });
   const memberships = new Memberships(db, rooms);
   const notifier = new Notifier(rooms, streams, memberships);
-  db.onDoubt(
-    () => void cluster.doubt().catch((err: unknown) => parts.log.warn({ err }, 'not all could be told')),
-  );
+  db.onDoubt(() => {
+    // Of events it is known what was stored, and typing is nowhere to be read.
+    if (!member) for (const name of STORED) streams[name].skipTo(streams[name].current);
+    cluster.doubt().catch((err: unknown) => parts.log.warn({ err }, 'not all could be told'));
+  });
   lifecycle.close.push(() => writer.idle());
   return {
     ...parts,
