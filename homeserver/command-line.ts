@@ -13,6 +13,8 @@ export function readCommandLine() {
       help: { type: 'boolean', short: 'h' },
       admin: { type: 'boolean' },
       password: { type: 'string' },
+      check: { type: 'boolean' },
+      rebuild: { type: 'boolean' },
     },
   });
 }

@@ -11,6 +11,7 @@ import type { Config } from './config/schema.ts';
 import { showConfig } from './config/show.ts';
 import { openDatabase } from './open-database.ts';
 import { restartWorkers } from './restart-workers.ts';
+import { inspectRoom } from './room-command.ts';
 import { adoptKey, readSigningKey, signingKeyFile, signingKeyLine } from './signing-key-file.ts';
 
 interface Invocation {
@@ -18,6 +19,8 @@ interface Invocation {
   readonly args: readonly string[];
   readonly admin?: boolean;
   readonly password?: string;
+  readonly check?: boolean;
+  readonly rebuild?: boolean;
 }
 
 interface Command {
@@ -62,6 +65,16 @@ export const commands: readonly Command[] = [
       if (!key) throw new ConfigError(`there is no ${file}`);
       await withDatabase(config, (db) => adoptKey(db, key));
       print(`The server signs with ${key.keyId} from now on.`);
+    },
+  },
+  {
+    name: 'room',
+    args: 'ROOM_ID [--check|--rebuild]',
+    says: "shows a room's graph; compares its state with it; makes it anew from it",
+    async run({ config, args, check = false, rebuild = false }) {
+      const roomId = args[0];
+      const seen = await withDatabase(config, (db) => inspectRoom(config, db, { roomId, check, rebuild }));
+      print(JSON.stringify(seen, null, 2));
     },
   },
   {
@@ -120,11 +133,11 @@ async function withAccounts(
   });
 }
 
-async function withDatabase(config: Config, work: (db: Database) => Promise<void>): Promise<void> {
+async function withDatabase<T>(config: Config, work: (db: Database) => Promise<T>): Promise<T> {
   await mkdir(config.data_dir, { recursive: true });
   const { db, close } = await openDatabase(config, { beside: true });
   try {
-    await work(db);
+    return await work(db);
   } finally {
     await close();
   }

@@ -17,8 +17,8 @@ async function main(): Promise<void> {
   if (values.help) return void process.stdout.write(help());
   const command = commands.find((known) => known.name === name);
   if (!command) throw new ConfigError(`there is no command "${name}"\n\n${help()}`);
-  const { admin, password } = values;
-  return command.run({ config: configFrom(values.config), args, admin, password });
+  const { config, help: _help, ...options } = values;
+  return command.run({ config: configFrom(config), args, ...options });
 }
 
 async function serve(config: Config): Promise<void> {

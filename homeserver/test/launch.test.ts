@@ -112,6 +112,39 @@ describe('the command line', async () => {
     assert.deepEqual(unknown, { code: 1, out: 'there is no user nobody\n' });
   });
 
+  it('shows and checks rooms beside the running server, which rebuilds them when it is asked to', async () => {
+    const password = 'correct horse battery';
+    await place.command('register-user', 'keeper', '--admin', '--password', password);
+    await place.command('register-user', 'guest', '--password', password);
+    const call = async (method: string, path: string, token?: string, body?: object) => {
+      const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      const answer = await fetch(place.url + path, { method, headers, body: body && JSON.stringify(body) });
+      return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
+    };
+    const tokenOf = async (user: string) => {
+      const login = { type: 'm.login.password', user, password };
+      return String((await call('POST', '/_matrix/client/v3/login', undefined, login)).body.access_token);
+    };
+    const [keeper, guest] = [await tokenOf('keeper'), await tokenOf('guest')];
+    const made = await call('POST', '/_matrix/client/v3/createRoom', guest, { preset: 'public_chat' });
+    const roomId = String(made.body.room_id);
+
+    const shown = JSON.parse((await place.command('room', roomId)).out);
+    assert.deepEqual([shown.room_id, shown.members.join, shown.extremities.length], [roomId, 1, 1]);
+    assert.equal(JSON.parse((await place.command('room', roomId, '--check')).out).sound, true);
+    const refused = await place.command('room', roomId, '--rebuild');
+    assert.equal(refused.code, 1);
+    assert.match(refused.out, /while the server runs/);
+    assert.match((await place.command('room', '!nowhere:x')).out, /Unknown room/);
+
+    const base = `/_trellis/admin/v1/rooms/${encodeURIComponent(roomId)}/graph`;
+    assert.equal((await call('GET', base, guest)).status, 403);
+    assert.equal((await call('POST', `${base}/rebuild`, guest, {})).status, 403);
+    assert.equal((await call('GET', base, keeper)).body.room_id, roomId);
+    assert.equal((await call('POST', `${base}/check`, keeper, {})).body.sound, true);
+    assert.equal((await call('POST', `${base}/rebuild`, keeper, {})).body.sound, true);
+  });
+
   it('lets one server alone work on a folder', async () => {
     const second = await place.command();
     assert.equal(second.code, 1);

@@ -30,7 +30,7 @@ export async function storeMembers(
   return members;
 }
 
-async function readMembers(rooms: Rooms, nids: readonly number[]): Promise<MemberRow[]> {
+export async function readMembers(rooms: Rooms, nids: readonly number[]): Promise<MemberRow[]> {
   const rows = await rooms.parts.db.query<{ eventId: string; json: string }>(
     {
       name: 'members-of-state',
