@@ -55,6 +55,8 @@ export class Delivery {
   #failures = 0;
   #lastTry = 0;
   #woken = false;
+  #isPrepared = false;
+  #isStarted = false;
   #stopped = false;
   readonly #aborting = new AbortController();
   #wake: (() => void) | undefined;
@@ -77,9 +79,13 @@ export class Delivery {
     this.#positions = positions;
     this.#savedEvents = positions.events;
     if (transaction) this.#current = await this.#parts.transactions.restore(transaction, positions);
+    this.#isPrepared = true;
   }
 
+  /** Begins, if it knows where, and has not begun. */
   start(): void {
+    if (!this.#isPrepared || this.#isStarted || this.#stopped) return;
+    this.#isStarted = true;
     this.#running = this.#run();
   }
 

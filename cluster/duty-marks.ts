@@ -104,8 +104,13 @@ export class DutyMarks {
    *
    * @param now the positions that hold without that
    * @param found called before anything else is stored; `undefined`: nobody has left anything
+   * @param failed called when it is to be tried again
    */
-  adopt(now: () => Marks, found: (from: Marks | undefined) => void): Promise<void> {
+  adopt(
+    now: () => Marks,
+    found: (from: Marks | undefined) => void,
+    failed: (error: unknown) => void = () => {},
+  ): Promise<void> {
     return this.#exclusive(async () => {
       for (;;) {
         try {
@@ -115,6 +120,7 @@ export class DutyMarks {
           return;
         } catch (error) {
           if (this.#closed) throw error;
+          failed(error);
           await new Promise((wake) => setTimeout(wake, RETRY_MS).unref());
         }
       }

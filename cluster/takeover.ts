@@ -20,6 +20,7 @@ export interface TakeoverDeps<Rows> {
 }
 
 const RETRY_MS = 1_000;
+const FAILED = 'what others had to do could not be taken up: trying again';
 
 /** Takes up what other processes had to do: after they gave it up, or died, or died before they told of something. */
 export class Takeover<Rows> {
@@ -96,6 +97,7 @@ export class Takeover<Rows> {
           (from) => {
             if (from) this.#pending = least(this.#pending ?? from, from);
           },
+          (err) => this.#deps.log.warn({ err }, FAILED),
         );
         return read();
       });
@@ -128,7 +130,7 @@ export class Takeover<Rows> {
         return await task();
       } catch (err) {
         if (this.#isClosed) return undefined;
-        this.#deps.log.warn({ err }, 'what others had to do could not be taken up: trying again');
+        this.#deps.log.warn({ err }, FAILED);
         await new Promise((wake) => setTimeout(wake, RETRY_MS).unref());
       }
     }
