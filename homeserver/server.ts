@@ -38,7 +38,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
   database.db.onAway((err) =>
     err ? log.error({ err: err.cause }, 'the database is away') : log.info('the database is there again'),
   );
-  const lifecycle: Lifecycle = { ready: [], close: [] };
+  const lifecycle: Lifecycle = { ready: [], serving: [], close: [] };
   let member: ClusterMember | undefined;
   const end = async () => {
     await member?.leave().catch((err: unknown) => log.error({ err }, 'leaving the others failed'));
@@ -68,6 +68,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     await member?.ready();
     const give = (door: DoorName, connection: Socket) => servers.give(door, connection);
     const doors = place ? undefined : await Doors.open(config, give);
+    for (const task of lifecycle.serving) task();
     const close = async (drain = several) => {
       core.notifier.close();
       if (drain) await servers.drain(config.cluster.drain_ms, place !== undefined);

@@ -96,6 +96,7 @@ export function composeAppservices(core: Core): AppservicesArea {
         for (const service of services.all) await makeSender(service);
         await started.prepare();
       });
+      core.onServing(() => started.start());
       core.onClose(async () => {
         await started.close();
         await client.close();
@@ -103,7 +104,6 @@ export function composeAppservices(core: Core): AppservicesArea {
     },
 
     clientRoutes(scope) {
-      scope.addHook('onListen', async () => deliveries?.start());
       if (registrar) appserviceAdminRoutes(scope, { registrar, requireAdministrator });
       pingRoutes(scope, {
         services,

@@ -39,10 +39,13 @@ export interface Core {
   onClose(task: () => Promise<void> | void): void;
   /** Runs once everything is composed and before requests come: for work left over from the last run. */
   onReady(task: () => Promise<void> | void): void;
+  /** Runs once requests are taken. */
+  onServing(task: () => void): void;
 }
 
 export interface Lifecycle {
   readonly ready: Array<() => Promise<void> | void>;
+  readonly serving: Array<() => void>;
   readonly close: Array<() => Promise<void> | void>;
 }
 
@@ -121,5 +124,6 @@ export async function composeCore(
     notifier,
     onClose: (task) => lifecycle.close.push(task),
     onReady: (task) => lifecycle.ready.push(task),
+    onServing: (task) => lifecycle.serving.push(task),
   };
 }
