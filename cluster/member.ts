@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Queryable } from '@trellis/storage/database.ts';
+import { requireMember } from '@trellis/storage/fence.ts';
 import type { Sequencer, Stream } from '@trellis/storage/streams.ts';
 import type { FastifyBaseLogger } from 'fastify';
 import type { Bus, DownReason } from './bus.ts';
@@ -77,6 +78,10 @@ export class ClusterMember implements Cluster {
     this.self = bus.self;
     this.#registry = new Registry(db);
     this.sequencer = {
+      guard: () => {
+        const term = this.#term;
+        return (tx) => requireMember(tx, { memberId: this.self, term: () => term });
+      },
       reserve: (s, c, g) => this.#ask((n) => ({ t: 'reserve', n, s, c, g })),
       complete: async (s, p, changes) => {
         await this.#ask((n) => ({ t: 'complete', n, s, p, x: JSON.stringify(changes) }));

@@ -26,6 +26,9 @@ class TestMember implements Cluster {
 
   get sequencer() {
     return {
+      guard: () => async () => {
+        if (this.dead) throw shutOut();
+      },
       reserve: (stream: string, count: number, gapBefore: number) =>
         this.#net.reserve(this, stream, count, gapBefore),
       complete: (stream: string, position: number, changes: readonly unknown[]) =>

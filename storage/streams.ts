@@ -8,6 +8,10 @@
  * With several processes a `Sequencer` gives the positions and decides when they are announced; each process has its
  * own `Stream` object, which follows.
  */
+import type { Queryable } from './database.ts';
+
+/** To be called in a transaction: it can be committed only while the positions that were given are good. */
+export type Guard = (tx: Queryable) => Promise<void>;
 
 /** Gives the positions of a stream that several processes write to. Implemented by `cluster/`. */
 export interface Sequencer {
@@ -17,6 +21,8 @@ export interface Sequencer {
    * @returns the first of them
    */
   reserve(stream: string, count: number, gapBefore: number): Promise<number>;
+  /** See `Stream.guard`. */
+  guard(): Guard;
   /** Ends a reserved position. Resolves once every process has heard of the changes; rejects when they never will. */
   complete(stream: string, position: number, changes: readonly unknown[]): Promise<void>;
 }
@@ -40,6 +46,8 @@ interface Listener<Change> {
   readonly change: (position: number, change: Change) => void;
   readonly gap: ((gap: StreamGap) => void) | undefined;
 }
+
+const UNGUARDED: Guard = async () => {};
 
 const AS_IT_IS: ChangeCodec<never> = { encode: (change) => change, decode: (json) => json as never };
 
@@ -101,6 +109,14 @@ export class Stream<Change> {
   /** For writers that store in batches: every reserved position must be completed, also after a failure. */
   reserve(gapBefore = 0): number | Promise<number> {
     return this.#sequencer ? this.#sequencer.reserve(this.name, 1, gapBefore) : this.#reserveHere(gapBefore);
+  }
+
+  /**
+   * For writers whose fact must not be stored at a position that is passed over, as nobody would ever hear of it: to be
+   * taken before the position is reserved, and called in the transaction that stores.
+   */
+  guard(): Guard {
+    return this.#sequencer?.guard() ?? UNGUARDED;
   }
 
   /**

@@ -128,10 +128,12 @@ export class ToDevice {
     isFresh: (tx: Queryable) => Promise<boolean>,
   ): Promise<boolean> {
     const { db, stream } = this.#deps;
+    const guard = stream.guard();
     const position = await stream.reserve();
     let changes: ToDeviceChange[] = [];
     try {
       return await db.transaction(async (tx) => {
+        await guard(tx);
         if (!(await isFresh(tx))) return false;
         if (recipients.length > 0) changes = await insertMessages(tx, position, recipients, event);
         return true;

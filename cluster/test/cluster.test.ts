@@ -205,10 +205,15 @@ describe('a cluster', () => {
       'SELECT holder, term FROM cluster_coordinator',
     );
     const others = all.filter(({ id }) => id !== row!.holder);
+    const guard = others[0]!.stream.guard();
+    await db.transaction(guard);
     const at = Date.now();
     all.find(({ id }) => id === row!.holder)!.kill();
     await others[0]!.write('still here');
     assert.ok(Date.now() - at < 5_000, `${Date.now() - at} ms`);
+    // Positions that the one before gave are void, and nothing can be stored there any more.
+    await assert.rejects(db.transaction(guard), /shut out/);
+    await db.transaction(others[0]!.stream.guard());
     for (const { seen } of others) assert.ok([...seen.values()].includes('still here'));
     await others[1]!.member.call('room', 'x', 'nothing', {}).catch(() => {});
     for (const end = Date.now() + 2_000; ; ) {
