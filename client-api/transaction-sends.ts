@@ -64,7 +64,7 @@ export class TransactionSends {
     // What JSON can't say would be something else at the home: 1e400, say, is read as Infinity and written as null.
     if (!cluster.owns('room', send.roomId)) canonicalJson(send.draft.content, { lax: true });
     const until = Date.now() + PATIENCE;
-    let failure = new MatrixError(503, 'M_UNKNOWN', 'The room is out of reach: try again later');
+    let failure: MatrixError | undefined;
     while (Date.now() < until) {
       try {
         const args = send as unknown as Json;
@@ -81,7 +81,7 @@ export class TransactionSends {
       }
       await delay(RETRY_MS);
     }
-    throw failure;
+    throw failure ?? new MatrixError(503, 'M_UNKNOWN', 'The room is out of reach: try again later');
   }
 
   #sendHere(send: TransactionSend): Promise<string> {

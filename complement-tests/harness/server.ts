@@ -262,7 +262,13 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
     PROCESSES > 1 ? await several(parts, certificate, extra) : await one(parts, certificate, extra),
   );
   open.add(server);
-  await server.start();
+  try {
+    await server.start();
+  } catch (error) {
+    // Else what has started would keep the test process from ending.
+    await server.close();
+    throw error;
+  }
   watch(server.url);
   return server;
 }
