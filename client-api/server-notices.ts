@@ -1,3 +1,4 @@
+import '@trellis/cluster/owned-routes.ts';
 import { forbidden, invalidParam, notFound } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import type { ServerNotices } from '@trellis/rooms/server-notices.ts';
@@ -35,7 +36,10 @@ export function serverNoticesRoutes(app: FastifyInstance, deps: ServerNoticesDep
 
   app.post<{ Body: NoticeBody }>(path, options, async (request) => ({ event_id: await send(request.body) }));
 
-  app.put<{ Params: { txnId: string }; Body: NoticeBody }>(`${path}/:txnId`, options, async (request) => {
+  // The same transaction through another process is to be known there.
+  const config = { duty: 'user', key: (request: FastifyRequest) => requesterOf(request).userId } as const;
+  const once = { ...options, config };
+  app.put<{ Params: { txnId: string }; Body: NoticeBody }>(`${path}/:txnId`, once, async (request) => {
     const key = `server notice ${request.params.txnId}`;
     return { event_id: await transactions.once(requesterOf(request), key, () => send(request.body)) };
   });

@@ -7,7 +7,7 @@ const MAX_KEYS = 100_000;
 /**
  * Token buckets that let through on the spot and report to the owner of a key what was taken, a part of the burst at a
  * time: nobody waits for another process, most keys cost no call at all, and through n processes at the most n such
- * parts more are let through than by one.
+ * parts more are let through than by one. Once the owner has none to give all processes know.
  */
 export class ReportedBuckets {
   readonly #rate: Rate;
@@ -28,6 +28,9 @@ export class ReportedBuckets {
     this.#here = new TokenBuckets(rate);
     this.#all = new TokenBuckets(rate);
     cluster?.serve(this.#name, (count: number, key) => this.#all.spend(key, count));
+    cluster?.onAnnounce(this.#name, ([key, wait]: [key: string, wait: number]) =>
+      this.#emptyUntil.set(key, Date.now() + wait),
+    );
   }
 
   /** As `TokenBuckets.take`. */
@@ -47,9 +50,8 @@ export class ReportedBuckets {
   #report(cluster: Cluster, key: string, count: number): void {
     cluster
       .call<number>('user', key, this.#name, count)
-      .then((wait) => {
-        if (wait > 0) this.#emptyUntil.set(key, Date.now() + wait);
-      })
+      // Who asks another process next is to wait as well.
+      .then((wait) => (wait > 0 ? cluster.announce(this.#name, [key, wait]) : undefined))
       .catch(() => {});
   }
 }
