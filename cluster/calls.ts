@@ -99,7 +99,7 @@ export class Calls {
     try {
       send(from, { t: 'result', n, a: await this.#run(duty, k, m, a) } as Call);
     } catch (error) {
-      if (!(error instanceof MatrixError || error instanceof UnavailableError)) report(error, m);
+      if (!asMatrixError(error)) report(error, m);
       send(from, toError(n, error));
     }
   }
@@ -121,12 +121,21 @@ export function unavailable(words: string): MatrixError {
   return new MatrixError(503, 'M_UNKNOWN', words);
 }
 
-function toError(n: number, error: unknown): Call {
-  if (error instanceof UnavailableError) return toError(n, error.toMatrixError());
-  if (!(error instanceof MatrixError))
-    return { t: 'error', n, status: 500, errcode: 'M_UNKNOWN', message: 'Internal server error' };
+function toError(n: number, failure: unknown): Call {
+  const error = asMatrixError(failure);
+  if (!error) return { t: 'error', n, status: 500, errcode: 'M_UNKNOWN', message: 'Internal server error' };
   const { status, errcode, message, extra } = error;
   return { t: 'error', n, status, errcode, message, extra: extra as Json };
+}
+
+/** What clients are told of an error, where it is one for them. */
+function asMatrixError(error: unknown): MatrixError | undefined {
+  if (error instanceof MatrixError) return error;
+  const { toMatrixError, code } = error as { toMatrixError?: () => MatrixError; code?: unknown };
+  if (toMatrixError) return toMatrixError.call(error);
+  // PostgreSQL's text holds no U+0000, so that nothing it is asked for can be there.
+  if (code === '22021') return new MatrixError(400, 'M_INVALID_PARAM', 'A parameter holds U+0000');
+  return undefined;
 }
 
 function errorOf({ status, errcode, message, extra }: Extract<Call, { t: 'error' }>): MatrixError {
