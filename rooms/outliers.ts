@@ -23,7 +23,7 @@ export async function storeOutliers(
 ): Promise<Map<string, StoredEvent>> {
   const ofRoom = events.filter((event) => event.roomId === room.roomId);
   const needed = new Set(ofRoom.flatMap((event) => [event.eventId, ...dependencies(event, room.version)]));
-  const known = await rooms.parts.events.getMany(needed);
+  const known = await presentOnes(rooms, [...needed]);
   const judged = authoriseInOrder(ofRoom, known, room.version);
   for (let i = 0; i < judged.length; i += CHUNK) {
     const stored = await storeChunk(rooms, room.roomId, judged.slice(i, i + CHUNK));
@@ -63,6 +63,14 @@ function createIdOf(roomId: string): string {
 
 /** An event of which it is known whether it is rejected. */
 export type Judged = RoomEvent & { readonly rejected?: boolean };
+
+/** Those of the events that are here. Mostly few are: to look at the ids first costs less. */
+async function presentOnes(rooms: Rooms, ids: readonly string[]): Promise<Map<string, StoredEvent>> {
+  const { events } = rooms.parts;
+  const unread = ids.filter((id) => !events.cached(id));
+  const here = unread.length > 0 ? await events.nidsOf(unread) : new Map<string, number>();
+  return events.getMany(ids.filter((id) => here.has(id) || events.cached(id)));
+}
 
 /** The new ones of the events that can be authorised, auth events before what they authorise. */
 function authoriseInOrder(
@@ -111,7 +119,10 @@ async function storeChunk(rooms: Rooms, roomId: string, chunk: readonly Judged[]
   const { ids, events, writer } = rooms.parts;
   await ids.ensure(chunk.length);
   const { stored, committed } = await rooms.exclusive(roomId, async (room) => {
-    const known = await events.getMany(chunk.map(({ eventId }) => eventId));
+    const known = await presentOnes(
+      rooms,
+      chunk.map(({ eventId }) => eventId),
+    );
     const fresh = chunk
       .filter(({ eventId }) => !known.has(eventId))
       .map(

@@ -14,11 +14,11 @@ interface Waiting {
 }
 
 /** PDUs taken in at a time. */
-const BATCH = 200;
+const BATCH = 400;
 
 /**
- * Takes in the PDUs of a state or an auth chain of any size as they come, as outliers: while signatures of a batch are
- * verified, the one before is stored. Those whose auth events are still to come wait for the end.
+ * Takes in the PDUs of a state or an auth chain of any size as they come, as outliers: while the next ones are read,
+ * signatures of a batch are verified, and the one before is stored. Those whose auth events are still to come wait for the end.
  */
 export class PduIntake {
   readonly #parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>;
@@ -45,8 +45,10 @@ export class PduIntake {
     for (const [id, event] of events) {
       if (this.#known.has(id)) continue;
       const isReady = needs.get(id)!.every((need) => this.#known.has(need) || events.has(need));
-      if (isReady) ready.push(event.pdu);
-      else this.#waiting.push({ id, needs: needs.get(id)!, json: JSON.stringify(event.pdu) });
+      if (isReady) {
+        ready.push(event.pdu);
+        this.#known.add(id);
+      } else this.#waiting.push({ id, needs: needs.get(id)!, json: JSON.stringify(event.pdu) });
     }
     await this.#admit(ready);
   }
@@ -64,6 +66,7 @@ export class PduIntake {
       }
       if (ready.length === 0) break;
       this.#waiting = rest;
+      for (const { id } of ready) this.#known.add(id);
       for (let i = 0; i < ready.length; i += BATCH)
         await this.#admit(ready.slice(i, i + BATCH).map(({ json }) => JSON.parse(json) as Pdu));
     }
@@ -76,18 +79,26 @@ export class PduIntake {
 
   async #admit(pdus: readonly Pdu[]): Promise<void> {
     if (pdus.length === 0) return;
-    const { rooms, verifier } = this.#parts;
-    const checked = await checkIncoming(pdus, this.#room.version, verifier);
-    const events = checked.flatMap(({ event }) => (event?.roomId === this.#room.roomId ? event : []));
-    for (const { eventId } of events) this.#known.add(eventId);
-    await this.#storing;
-    this.#storing = storeOutliers(rooms, this.#room, events).then(() => {
-      // Thousands of members would leave nothing else in the cache.
-      for (const { type, eventId } of events)
-        if (type === 'm.room.member') rooms.parts.events.forget(eventId);
-    });
+    const before = this.#storing;
+    this.#storing = this.#checkAndStore(pdus, before);
     // Whoever waits for it next hears of it.
     this.#storing.catch(() => {});
+    await before;
+  }
+
+  async #checkAndStore(pdus: readonly Pdu[], before: Promise<unknown>): Promise<void> {
+    const { rooms, verifier } = this.#parts;
+    const checked = await checkIncoming(pdus, this.#room.version, verifier);
+    const events = checked.flatMap(({ event, eventId }) => {
+      if (event?.roomId === this.#room.roomId) return event;
+      // It may come again, and be right then.
+      if (eventId !== undefined) this.#known.delete(eventId);
+      return [];
+    });
+    await before;
+    await storeOutliers(rooms, this.#room, events);
+    // Thousands of members would leave nothing else in the cache.
+    for (const { type, eventId } of events) if (type === 'm.room.member') rooms.parts.events.forget(eventId);
   }
 
   async #lookUp(ids: ReadonlySet<string>): Promise<void> {

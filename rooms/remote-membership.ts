@@ -125,11 +125,13 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
   async invite(roomId: string, sender: string, target: string, content: JsonObject): Promise<StoredEvent> {
     const { rooms, handshakes } = this.#parts;
     const draft = { type: 'm.room.member', sender, stateKey: target, content };
-    const { invite, state, extremities } = await rooms.exclusive(roomId, async (room) => {
-      const invite = await buildDraft(rooms, room, draft);
-      await requireAllowed(rooms, room, invite);
-      return { invite, state: room.state, extremities: room.extremities };
+    const { built, room, state, extremities } = await rooms.exclusive(roomId, async (room) => {
+      const built = await buildDraft(rooms, room, draft);
+      await requireAllowed(rooms, room, built);
+      return { built, room, state: room.state, extremities: room.extremities };
     });
+    // Before anyone hears of an invite that the room will not have.
+    const invite = (await rooms.parts.policies?.signed(rooms, room, built)) ?? built;
     const shown = await strippedStateEvents(rooms, { state }, sender);
     const server = serverNameOf(target);
     const shownPdus = shown.map(({ pdu }) => pdu);

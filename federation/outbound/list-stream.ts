@@ -3,7 +3,7 @@ import { parseJson } from '@trellis/protocol/json.ts';
 import { isObject } from './answers.ts';
 
 /** Items handed on at a time. */
-const BATCH = 200;
+const BATCH = 400;
 /** One item at the most; what is beside the lists, together. In UTF-16 units. */
 const MAX_ITEM = 1024 * 1024;
 const MAX_REST = 16 * 1024 * 1024;

@@ -5,6 +5,7 @@ import { announce } from '../announce.ts';
 import type { Receiver } from '../receive.ts';
 import type { Room } from '../room.ts';
 import type { Rooms } from '../rooms.ts';
+import { Slots } from '../slots.ts';
 import { completeState } from './complete.ts';
 import type { PartialState } from './partial-rooms.ts';
 
@@ -22,6 +23,8 @@ export interface ResyncParts {
 
 /** Servers asked in one round. */
 const MAX_SERVERS = 20;
+/** Rooms whose members are fetched at a time: each may take a hundred megabytes. */
+const MAX_AT_ONCE = 4;
 const RETRY_MS = 2_000;
 const MAX_RETRY_MS = 5 * 60_000;
 
@@ -41,6 +44,7 @@ export class Resync {
   readonly #parts: ResyncParts;
   readonly #running = new Map<string, AbortController>();
   readonly #closing = new AbortController();
+  readonly #slots = new Slots(MAX_AT_ONCE);
   /** Rooms that began or ceased to be partial, as far as that was heard. */
   #changes = 0;
 
@@ -159,7 +163,7 @@ export class Resync {
         servers = room.partial.servers;
         await this.#tell({ roomId, servers });
       }
-      if (await this.#round(room, signal)) continue;
+      if (await this.#slots.run(() => this.#round(room, signal))) continue;
       if (!(await rooms.require(roomId)).isResident && (await this.#giveUp(roomId))) break;
       await delay(wait, undefined, { signal, ref: false });
     }
@@ -169,7 +173,10 @@ export class Resync {
 
   /** Whether there is any progress. */
   async #round(room: Room, signal: AbortSignal): Promise<boolean> {
-    const partial = room.partial!;
+    const { partial } = room;
+    signal.throwIfAborted();
+    // It may have been completed while others were fetched.
+    if (!partial) return true;
     const servers = new Set([partial.server, ...partial.servers, ...room.otherServers]);
     for (const server of [...servers].slice(0, MAX_SERVERS)) {
       signal.throwIfAborted();

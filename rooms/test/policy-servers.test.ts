@@ -4,9 +4,12 @@ import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import { signedText, viewOf } from '@trellis/protocol/make-event.ts';
 import { SigningKey, signatureOf, withSignature } from '@trellis/protocol/signing.ts';
+import { JoinsUnderWay } from '../joins-under-way.ts';
 import { RoomPolicies } from '../policy-servers.ts';
+import type { RemoteHandshakes } from '../remote-handshakes.ts';
+import { RemoteMembershipByHandshake } from '../remote-membership.ts';
 import { sendEvent } from '../send.ts';
-import { type TestEngine, testEngine } from './engine.ts';
+import { keyOf, type TestEngine, testEngine, testVerifier } from './engine.ts';
 import { ALICE, FOUNDER, RemoteGraph, receiverOf } from './remote-graph.ts';
 
 const BOB = '@bob:near';
@@ -61,6 +64,35 @@ test('events of local users are signed by the policy server before they are sent
   assert.deepEqual(asked, ['policy m.room.message']);
   assert.equal(signatureOf(sent.pdu, 'policy', KEY_ID), signatureOn(sent));
   assert.deepEqual(Object.keys(sent.pdu.signatures as JsonObject).sort(), ['here', 'policy']);
+});
+
+test('an invite is signed by it before the invited server hears of it, or is not sent', async () => {
+  const { roomId } = await guardedRoom();
+  const sent: RoomEvent[] = [];
+  const remote = new RemoteMembershipByHandshake({
+    rooms: engine.rooms,
+    memberships: engine.memberships,
+    verifier: testVerifier,
+    receiver: { receive: async () => undefined },
+    joins: new JoinsUnderWay(),
+    handshakes: {
+      sendInvite: async (server: string, invite: RoomEvent) => {
+        sent.push(invite);
+        return withSignature(invite.pdu, server, 'ed25519:test', signatureOn(invite, keyOf(server)));
+      },
+    } as unknown as RemoteHandshakes,
+  });
+  verdict = refuses;
+  await assert.rejects(remote.invite(roomId, ALICE, '@carl:away', { membership: 'invite' }), {
+    errcode: 'M_FORBIDDEN',
+  });
+  assert.equal(sent.length, 0);
+  verdict = undefined;
+  asked.length = 0;
+  const invite = await remote.invite(roomId, ALICE, '@carl:away', { membership: 'invite' });
+  assert.equal(signatureOf(sent[0]!.pdu, 'policy', KEY_ID), signatureOn(invite));
+  assert.deepEqual(Object.keys(invite.pdu.signatures as JsonObject).sort(), ['away', 'here', 'policy']);
+  assert.deepEqual(asked, ['policy m.room.member']);
 });
 
 test('what it refuses is not sent, and the user is told its words', async () => {
