@@ -1,5 +1,4 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
-import { UnavailableError } from '@trellis/storage/unavailable.ts';
 import type { CallHandler, CallOptions, Duty, Json } from './cluster.ts';
 import type { Call } from './messages.ts';
 
