@@ -1,8 +1,8 @@
 // `npm test`: types, format and lint, then every test. With file names, only those tests, in detail.
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { ensureInstalled, findNode, root } from './launch-tools.mjs';
 
 ensureInstalled();
@@ -14,6 +14,7 @@ const TEST = ['--test', '--test-concurrency=2', '--test-timeout=600000'];
 /** The black-box tests that are run on one process only, and why. */
 const ONE_PROCESS = {
   'chaos.test.ts': 'kills and pauses whole servers, and changes the clock of each',
+  'cluster-chaos.test.ts': 'has processes of its own',
   'cluster-chaos.test.ts': 'has processes of its own',
   'crash.test.ts': 'is about what PostgreSQL has when it is killed as well',
   'openapi.test.ts': 'is about which operations there are',
@@ -67,9 +68,9 @@ function runOnSeveral(...options) {
     const why = named ? `${named} is none` : 'none is installed (Debian: redis-server)';
     return console.log(`# SKIPPED: the tests on ${PROCESSES} processes need a redis-server: ${why}`);
   }
-  const files = globSync('complement-tests/*.test.ts', { cwd: root }).filter(
-    (file) => !(basename(file) in ONE_PROCESS),
-  );
+  const files = readdirSync(join(root, 'complement-tests'))
+    .filter((name) => name.endsWith('.test.ts') && !(name in ONE_PROCESS))
+    .map((name) => join('complement-tests', name));
   const env = { TRELLIS_PROCESSES: String(PROCESSES), TRELLIS_REDIS_SERVER: redis };
   runWith(env, `black-box tests on ${PROCESSES} processes`, ...options, ...files.sort());
 }
