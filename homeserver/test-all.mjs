@@ -15,7 +15,6 @@ const TEST = ['--test', '--test-concurrency=2', '--test-timeout=600000'];
 const ONE_PROCESS = {
   'chaos.test.ts': 'kills and pauses whole servers, and changes the clock of each',
   'cluster-chaos.test.ts': 'has processes of its own',
-  'cluster-chaos.test.ts': 'has processes of its own',
   'crash.test.ts': 'is about what PostgreSQL has when it is killed as well',
   'openapi.test.ts': 'is about which operations there are',
   'restart.test.ts': 'has workers of its own',
