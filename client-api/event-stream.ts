@@ -1,3 +1,4 @@
+import { onHurry } from '@trellis/cluster/owned-routes.ts';
 import { badJson } from '@trellis/protocol/errors.ts';
 import type { Notifier } from '@trellis/rooms/notifier.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -35,6 +36,7 @@ export function eventStreamRoutes(app: FastifyInstance, deps: EventStreamDeps): 
   const { access, clientEvents, notifier } = deps;
   const { rooms, memberships } = access;
   const waits = new RoomWaits(rooms.parts.stream);
+  notifier.onClosing(() => waits.wakeAll());
 
   app.get<{ Querystring: { from?: string; timeout?: string; room_id?: string } }>(
     '/_matrix/client/v3/events',
@@ -47,7 +49,7 @@ export function eventStreamRoutes(app: FastifyInstance, deps: EventStreamDeps): 
       const deadline = Date.now() + timeoutOf(timeout);
       await notifier.reach({ events: from });
       const aborted = new AbortController();
-      reply.raw.once('close', () => aborted.abort());
+      onHurry(request, reply, () => aborted.abort());
       for (;;) {
         const watched =
           roomId === undefined ? await joinedRooms(reader.userId) : [await viewed(roomId, reader.userId)];

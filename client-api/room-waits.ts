@@ -13,10 +13,12 @@ export class RoomWaits {
         for (const wake of this.#waiting.get(roomId) ?? []) wake();
       },
       // What was missed is in the database.
-      () => {
-        for (const waiting of this.#waiting.values()) for (const wake of waiting) wake();
-      },
+      () => this.wakeAll(),
     );
+  }
+
+  wakeAll(): void {
+    for (const waiting of this.#waiting.values()) for (const wake of waiting) wake();
   }
 
   /** Returns once something happens in one of the rooms after position `seen`, the time is up, or `signal` aborts. */

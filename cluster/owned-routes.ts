@@ -1,4 +1,4 @@
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Duty } from './cluster.ts';
 
 declare module 'fastify' {
@@ -11,4 +11,15 @@ declare module 'fastify' {
     /** The key of the duty. */
     key?: (request: FastifyRequest) => string;
   }
+  interface FastifyRequest {
+    /** Of a request that another process has passed on: that one is about to stop, and wants the answer now. */
+    hurry?: AbortSignal | undefined;
+  }
+}
+
+/** Calls back when nobody waits for what may come later: the client has hung up, or an answer is wanted at once. */
+export function onHurry(request: FastifyRequest, reply: FastifyReply, listener: () => void): void {
+  reply.raw.once('close', listener);
+  if (request.hurry?.aborted) listener();
+  else request.hurry?.addEventListener('abort', listener, { once: true });
 }

@@ -22,6 +22,13 @@ export interface PassedAnswer {
   readonly body: Text;
 }
 
+interface Passed {
+  readonly id: string;
+  readonly request: PassedRequest;
+  /** No later answer is of any use. */
+  readonly hurry: boolean;
+}
+
 /** Bytes: as text where they are text, else in Base64. */
 export type Text = { readonly text: string } | { readonly base64: string };
 
@@ -44,8 +51,14 @@ const MARK = 'x-trellis-passed-on';
 export class PassingOn {
   readonly #cluster: Cluster;
   readonly #mark = randomBytes(24).toString('base64url');
-  /** Those that others wait for. */
-  readonly #underWay = new Map<string, AbortController>();
+  /** What this process answers for others. */
+  readonly #answering = new Map<
+    string,
+    { readonly gone: AbortController; readonly hurry: AbortController }
+  >();
+  /** What others answer for this process, and how to have that done at once. */
+  readonly #asking = new Map<string, () => void>();
+  #isHurrying = false;
   #count = 0;
 
   constructor(cluster: Cluster) {
@@ -55,50 +68,77 @@ export class PassingOn {
   /** To be called before the routes are there. */
   connect(app: FastifyInstance): void {
     if (!this.#cluster.shared) return;
+    app.decorateRequest('hurry', undefined);
+    app.addHook('onRequest', async (request) => {
+      const id = this.#markOf(request);
+      if (id !== undefined) request.hurry = this.#answering.get(id)?.hurry.signal;
+    });
     app.addHook('preHandler', async (request, reply) => {
       const { duty, key } = request.routeOptions.config;
-      if (duty === undefined || key === undefined || request.headers[MARK] === this.#mark) return;
+      if (duty === undefined || key === undefined || this.#markOf(request) !== undefined) return;
       const whose = key(request);
       if (this.#cluster.owns(duty, whose)) return;
       const answer = await this.pass(duty, whose, asItCame(request), onceGone(reply));
       return send(reply, answer);
     });
-    this.#cluster.serve('http', (args: { id: string; request: PassedRequest }) => this.#answer(app, args), {
-      drained: false,
-    });
-    this.#cluster.serve('http-gone', ({ id }: { id: string }) => {
-      this.#underWay.get(id)?.abort();
-      return null;
-    });
+    this.#cluster.serve('http', (args: Passed) => this.#answer(app, args), { drained: false });
+    for (const what of ['gone', 'hurry'] as const)
+      this.#cluster.serve(`http-${what}`, ({ id }: { id: string }) => {
+        this.#answering.get(id)?.[what].abort();
+        return undefined;
+      });
+  }
+
+  /** This process is about to stop: nobody who has asked here is to wait any more. */
+  hurry(): void {
+    this.#isHurrying = true;
+    for (const hurry of this.#asking.values()) hurry();
   }
 
   /** @param gone aborts when nobody waits for the answer any more */
   async pass(duty: Duty, key: string, request: PassedRequest, gone: AbortSignal): Promise<PassedAnswer> {
     const id = `${this.#cluster.self}.${++this.#count}`;
-    const args = { id, request: request as never };
-    const tell = () => void this.#cluster.call(duty, key, 'http-gone', { id }).catch(() => {});
-    gone.addEventListener('abort', tell, { once: true });
+    const ask = () =>
+      this.#cluster.call<never>(duty, key, 'http', {
+        id,
+        request: request as never,
+        hurry: this.#isHurrying,
+      });
+    const tell = (what: string) => void this.#cluster.call(duty, key, what, { id }).catch(() => {});
+    const hangUp = () => tell('http-gone');
+    gone.addEventListener('abort', hangUp, { once: true });
+    this.#asking.set(id, () => tell('http-hurry'));
     try {
-      return await this.#cluster.call<never>(duty, key, 'http', args).catch((error: unknown) => {
+      return await ask().catch((error: unknown) => {
         // Whoever was asked has died. What only reads may be asked again.
         const isAway = error instanceof MatrixError && error.status === 503;
         if (!isAway || request.method !== 'GET' || gone.aborted) throw error;
-        return this.#cluster.call<never>(duty, key, 'http', args);
+        return ask();
       });
     } finally {
-      gone.removeEventListener('abort', tell);
+      this.#asking.delete(id);
+      gone.removeEventListener('abort', hangUp);
     }
   }
 
-  async #answer(app: FastifyInstance, args: { id: string; request: PassedRequest }): Promise<never> {
-    const { id, request } = args;
+  /** The id of a request that was passed on to this process. */
+  #markOf({ headers }: FastifyRequest): string | undefined {
+    const mark = headers[MARK];
+    return typeof mark === 'string' && mark.startsWith(`${this.#mark} `)
+      ? mark.slice(this.#mark.length + 1)
+      : undefined;
+  }
+
+  async #answer(app: FastifyInstance, { id, request, hurry: isHurrying }: Passed): Promise<never> {
     const gone = new AbortController();
-    this.#underWay.set(id, gone);
+    const hurry = new AbortController();
+    if (isHurrying) hurry.abort();
+    this.#answering.set(id, { gone, hurry });
     try {
       const options: InjectOptions = {
         method: request.method as NonNullable<InjectOptions['method']>,
         url: request.url,
-        headers: { ...toRecord(request.headers), [MARK]: this.#mark },
+        headers: { ...toRecord(request.headers), [MARK]: `${this.#mark} ${id}` },
         remoteAddress: request.remoteAddress ?? '',
         signal: gone.signal,
       };
@@ -111,7 +151,7 @@ export class PassingOn {
       };
       return answer as never;
     } finally {
-      this.#underWay.delete(id);
+      this.#answering.delete(id);
     }
   }
 }

@@ -1,8 +1,16 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
-import type { Duty, Role } from '@trellis/cluster/cluster.ts';
+import { type Duty, ROLES, type Role } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import type { FastifyInstance } from 'fastify';
 import { BODY_LIMIT } from './http-server.ts';
-import { fromRecord, type PassedRequest, type PassingOn, toBytes, toText } from './passing-on.ts';
+import {
+  fromRecord,
+  type PassedAnswer,
+  type PassedRequest,
+  type PassingOn,
+  toBytes,
+  toText,
+} from './passing-on.ts';
 
 interface Work {
   readonly role: Role;
@@ -31,12 +39,15 @@ export function workOf(url: string): Work | undefined {
 export function roleGate(
   roles: readonly Role[],
   passingOn: PassingOn,
-  serve: RequestListener,
+  app: FastifyInstance,
 ): RequestListener {
+  if (ROLES.every((role) => roles.includes(role))) return app.routing;
   return (request, response) => {
     const work = request.method === 'OPTIONS' ? undefined : workOf(request.url ?? '/');
-    if (!work || roles.includes(work.role)) return serve(request, response);
-    pass(request, response, work.duty, passingOn).catch((error: unknown) => refuse(response, error));
+    if (!work || roles.includes(work.role)) return app.routing(request, response);
+    pass(request, response, work.duty, passingOn)
+      .catch((error: unknown) => asAnswer(error))
+      .then((answer) => send(response, answer, app.draining));
   };
 }
 
@@ -45,7 +56,7 @@ async function pass(
   response: ServerResponse,
   duty: Duty,
   passingOn: PassingOn,
-): Promise<void> {
+): Promise<PassedAnswer> {
   const gone = new AbortController();
   response.once('close', () => {
     if (!response.writableFinished) gone.abort();
@@ -58,10 +69,14 @@ async function pass(
     body: body.length > 0 ? toText(body) : undefined,
     remoteAddress: request.socket.remoteAddress,
   };
-  const answer = await passingOn.pass(duty, whoAsks(request), passed, gone.signal);
+  return passingOn.pass(duty, whoAsks(request), passed, gone.signal);
+}
+
+function send(response: ServerResponse, answer: PassedAnswer, draining: boolean): void {
   const bytes = toBytes(answer.body);
   for (const [name, value] of answer.headers) response.appendHeader(name, value);
   response.setHeader('content-length', bytes.length);
+  if (draining) response.setHeader('connection', 'close');
   response.writeHead(answer.status).end(bytes);
 }
 
@@ -84,11 +99,15 @@ function whoAsks({ url, headers }: IncomingMessage): string {
   return token ?? String(Math.random());
 }
 
-function refuse(response: ServerResponse, error: unknown): void {
-  if (response.headersSent) return void response.destroy();
+function asAnswer(error: unknown): PassedAnswer {
   const answer =
     error instanceof MatrixError ? error : new MatrixError(503, 'M_UNKNOWN', 'No process could answer');
-  response.setHeader('content-type', 'application/json');
-  response.setHeader('access-control-allow-origin', '*');
-  response.writeHead(answer.status).end(JSON.stringify(answer.toBody()));
+  return {
+    status: answer.status,
+    headers: [
+      ['content-type', 'application/json'],
+      ['access-control-allow-origin', '*'],
+    ],
+    body: { text: JSON.stringify(answer.toBody()) },
+  };
 }

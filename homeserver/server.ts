@@ -62,7 +62,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     await compose(core, app);
     await app.ready();
     for (const task of lifecycle.ready) await task();
-    const serve = member ? roleGate(config.cluster.roles, passingOn, app.routing) : app.routing;
+    const serve = member ? roleGate(config.cluster.roles, passingOn, app) : app.routing;
     const servers = await HttpServers.create(app, config.tls, serve);
     lifecycle.close.push(() => app.close());
     await member?.ready();
@@ -71,6 +71,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     for (const task of lifecycle.serving) task();
     const close = async (drain = several) => {
       core.notifier.close();
+      passingOn.hurry();
       if (drain) await servers.drain(config.cluster.drain_ms, place !== undefined);
       doors?.close();
       await servers.close();

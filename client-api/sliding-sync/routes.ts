@@ -1,3 +1,4 @@
+import { onHurry } from '@trellis/cluster/owned-routes.ts';
 import '@trellis/cluster/owned-routes.ts';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
@@ -58,7 +59,7 @@ class SlidingSync {
       request.pos === undefined ? this.#connections.create(name) : this.#connections.get(name);
     const underWay = connection.begin(request.pos);
     this.#connections.measure(name);
-    reply.raw.once('close', () => underWay.abort());
+    onHurry(http, reply, () => underWay.abort());
     const presenceDone = sources.touchPresence(userId, deviceId ?? '', request.presence);
     try {
       return sendJson(reply, await this.#poll({ userId, deviceId, connection }, request, underWay));

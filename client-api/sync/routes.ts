@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import { onHurry } from '@trellis/cluster/owned-routes.ts';
 import { invalidParam } from '@trellis/protocol/errors.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { FastifyInstance } from 'fastify';
@@ -64,7 +65,7 @@ export function syncRoutes(app: FastifyInstance, { sources, relations }: SyncDep
       }
 
       const aborted = new AbortController();
-      reply.raw.once('close', () => aborted.abort());
+      onHurry(request, reply, () => aborted.abort());
       const presenceDone = sources.touchPresence(userId, deviceId, presence);
       const json = await poll(syncRequest, timeoutOf(query.timeout), aborted.signal).finally(presenceDone);
       reply.header('content-type', 'application/json');

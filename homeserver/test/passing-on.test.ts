@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import type { Role } from '@trellis/cluster/cluster.ts';
+import { onHurry } from '@trellis/cluster/owned-routes.ts';
 import { type TestCluster, type TestMember, testCluster } from '@trellis/cluster/testing.ts';
 import type { FastifyInstance } from 'fastify';
 import pino from 'pino';
@@ -38,6 +39,10 @@ async function startProcess(member: TestMember): Promise<Process> {
   app.get('/whose/:user/waits', { config: config as never }, async (_request, reply) => {
     await new Promise<void>((gone) => reply.raw.once('close', gone));
     hungUp.resolve(member.self);
+  });
+  app.get('/whose/:user/late', { config: config as never }, async (request, reply) => {
+    await new Promise<void>((hurry) => onHurry(request, reply, hurry));
+    return { by: member.self };
   });
   app.post('/_matrix/client/v3/anything', async (request) => ({ by: member.self, body: request.body }));
   await app.ready();
@@ -116,13 +121,22 @@ describe('requests that meet another process than the owner', () => {
     }
   });
 
+  it('are answered at once when the process that passed them on stops', async () => {
+    const [{ app, passingOn }] = others('a') as [Process];
+    const asked = app.inject('/whose/a/late');
+    await new Promise((wake) => setTimeout(wake, 50));
+    passingOn.hurry();
+    assert.equal((await asked).json().by, owner('a'));
+    assert.equal((await app.inject('/whose/a/late')).json().by, owner('a'));
+  });
+
   describe('by its role', () => {
     const servers: Server[] = [];
     after(() => {
       for (const server of servers) server.close();
     });
     const gated = async ({ app, passingOn }: Process, roles: Role[]) => {
-      const server = createServer(roleGate(roles, passingOn, app.routing));
+      const server = createServer(roleGate(roles, passingOn, app));
       servers.push(server);
       return listen(server);
     };
