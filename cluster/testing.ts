@@ -108,13 +108,29 @@ export class TestCluster {
   }
 
   /** Another process comes: others release what becomes its own, then all take. `compose` makes what it serves before. */
-  async join(compose?: (member: TestMember) => Promise<void> | void): Promise<TestMember> {
-    const member = new TestMember(`m${this.members.length}`, this);
+  async join(
+    compose?: (member: TestMember) => Promise<void> | void,
+    name = `m${this.members.length}`,
+  ): Promise<TestMember> {
+    const member = new TestMember(name, this);
     // What the others tell meanwhile it hears already.
     this.members.push(member);
     await compose?.(member);
     await this.#changeView();
     return member;
+  }
+
+  /** A name with which the next process to come gets a duty. */
+  heir(duty: Duty, key: string): string {
+    for (let i = 0; ; i++) {
+      const name = `heir${i}`;
+      const members = [...this.alive.map(({ self }) => self), name];
+      const view = new View(
+        0,
+        members.map((id) => ({ id, roles: ROLES, address: id })),
+      );
+      if (view.owner(duty, key) === name) return name;
+    }
   }
 
   /** A process dies, with what it had reserved and not completed. */

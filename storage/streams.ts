@@ -8,6 +8,7 @@
  * With several processes a `Sequencer` gives the positions and decides when they are announced; each process has its
  * own `Stream` object, which follows.
  */
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Queryable } from './database.ts';
 
 /** To be called in a transaction: it can be committed only while the positions that were given are good. */
@@ -157,6 +158,18 @@ export class Stream<Change> {
       this.#pending.delete(first);
       this.#current = first;
       for (const change of ready) for (const listener of this.#listeners) listener.change(first, change);
+    }
+  }
+
+  /**
+   * As `complete`, for what was committed with a `guard`: where the processes had to agree anew and nobody is told of it
+   * any more, all find it in the database.
+   */
+  async conclude(position: number, changes: readonly Change[]): Promise<void> {
+    try {
+      await this.complete(position, changes);
+    } catch (error) {
+      if (!(error instanceof MatrixError)) throw error;
     }
   }
 

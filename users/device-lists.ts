@@ -75,7 +75,7 @@ export class DeviceListChanges implements DeviceLists {
       return result;
     } finally {
       await Promise.all(
-        reserved.map(({ position, change }) => this.#stream.complete(position, committed ? [change] : [])),
+        reserved.map(({ position, change }) => this.#stream.conclude(position, committed ? [change] : [])),
       );
     }
   }

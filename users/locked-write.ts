@@ -32,7 +32,7 @@ export async function lockedWrite<Change, T>(
     return result;
   } finally {
     await Promise.all(
-      reserved.map(({ position, change }) => stream.complete(position, committed ? [change] : [])),
+      reserved.map(({ position, change }) => stream.conclude(position, committed ? [change] : [])),
     );
   }
 }

@@ -142,7 +142,7 @@ export class ToDevice {
       changes = [];
       throw error;
     } finally {
-      await stream.complete(position, changes);
+      await stream.conclude(position, changes);
     }
   }
 }

@@ -33,7 +33,8 @@ export interface EngineCluster {
   homeOf(roomId: string): ProcessEngine;
   otherThanHome(roomId: string): ProcessEngine;
   /** Another process comes. `compose` makes what its engine is to have before it takes part. */
-  join(compose?: (engine: ProcessEngine) => void): Promise<ProcessEngine>;
+  /** @param name see `TestCluster.heir` */
+  join(compose?: (engine: ProcessEngine) => void, name?: string): Promise<ProcessEngine>;
   close(): Promise<void>;
 }
 
@@ -97,13 +98,13 @@ export async function engineCluster(
     };
   }
 
-  async function join(alsoCompose = compose): Promise<ProcessEngine> {
+  async function join(alsoCompose = compose, name?: string): Promise<ProcessEngine> {
     let engine: ProcessEngine | undefined;
     await cluster.join(async (member) => {
       engine = await engineOf(member);
       engines.push(engine);
       alsoCompose?.(engine);
-    });
+    }, name);
     return engine!;
   }
 
