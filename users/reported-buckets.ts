@@ -50,8 +50,12 @@ export class ReportedBuckets {
   #report(cluster: Cluster, key: string, count: number): void {
     cluster
       .call<number>('user', key, this.#name, count)
-      // Who asks another process next is to wait as well.
-      .then((wait) => (wait > 0 ? cluster.announce(this.#name, [key, wait]) : undefined))
+      .then((wait) => {
+        if (wait <= 0) return undefined;
+        this.#emptyUntil.set(key, Date.now() + wait);
+        // Who asks another process next is to wait as well.
+        return cluster.announce(this.#name, [key, wait]);
+      })
       .catch(() => {});
   }
 }

@@ -1,4 +1,5 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
+import { MatrixError } from '@trellis/protocol/errors.ts';
 import { type Rate, TokenBuckets } from './token-buckets.ts';
 
 /**
@@ -22,11 +23,21 @@ export class SharedBuckets {
 
   /** As `TokenBuckets.take`. */
   take(key: string): number | Promise<number> {
-    return this.#cluster ? this.#cluster.call('user', key, this.#name, true) : this.#buckets.take(key);
+    return this.#cluster ? this.#ask(this.#cluster, key, true) : this.#buckets.take(key);
   }
 
   /** As `TokenBuckets.wait`. */
   wait(key: string): number | Promise<number> {
-    return this.#cluster ? this.#cluster.call('user', key, this.#name, false) : this.#buckets.wait(key);
+    return this.#cluster ? this.#ask(this.#cluster, key, false) : this.#buckets.wait(key);
+  }
+
+  /** The owner's buckets die with it: whoever has just asked it asks the next one. */
+  async #ask(cluster: Cluster, key: string, isTaking: boolean): Promise<number> {
+    try {
+      return await cluster.call<number>('user', key, this.#name, isTaking);
+    } catch (error) {
+      if (!(error instanceof MatrixError && error.status === 503)) throw error;
+      return cluster.call<number>('user', key, this.#name, isTaking);
+    }
   }
 }
