@@ -114,7 +114,7 @@ export class Stream<Change> {
 
   /**
    * For writers whose fact must not be stored at a position that is passed over, as nobody would ever hear of it: to be
-   * taken before the position is reserved, and called in the transaction that stores.
+   * taken at once when the position is there, and called in the transaction that stores.
    */
   guard(): Guard {
     return this.#sequencer?.guard() ?? UNGUARDED;

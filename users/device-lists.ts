@@ -58,7 +58,6 @@ export class DeviceListChanges implements DeviceLists {
    */
   async record<T>(work: (tx: Queryable, announce: (change: ListChange) => void) => Promise<T>): Promise<T> {
     const reserved: Array<{ position: number; change: ListChange }> = [];
-    const guard = this.#stream.guard();
     let committed = false;
     try {
       const result = await this.#db.transaction(async (tx) => {
@@ -66,6 +65,7 @@ export class DeviceListChanges implements DeviceLists {
         const result = await work(tx, (change) => changes.push(change));
         if (changes.length === 0) return result;
         const first = await this.#stream.reserveMany(changes.length);
+        const guard = this.#stream.guard();
         for (const [i, change] of changes.entries()) reserved.push({ position: first + i, change });
         await guard(tx);
         await insertChanges(tx, reserved);

@@ -15,16 +15,15 @@ export async function lockedWrite<Change, T>(
   work: (tx: Queryable, announce: (change: Change) => Promise<number>) => Promise<T>,
 ): Promise<T> {
   const reserved: Array<{ position: number; change: Change }> = [];
-  const guard = stream.guard();
   let committed = false;
   try {
     const result = await db.transaction(async (tx) => {
-      await guard(tx);
       await lockName(tx, lock);
       return work(tx, async (change) => {
         // Within the lock, so that positions are in the order of the changes.
         const position = await stream.reserve();
         reserved.push({ position, change });
+        await stream.guard()(tx);
         return position;
       });
     });

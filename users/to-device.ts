@@ -128,8 +128,8 @@ export class ToDevice {
     isFresh: (tx: Queryable) => Promise<boolean>,
   ): Promise<boolean> {
     const { db, stream } = this.#deps;
-    const guard = stream.guard();
     const position = await stream.reserve();
+    const guard = stream.guard();
     let changes: ToDeviceChange[] = [];
     try {
       return await db.transaction(async (tx) => {
