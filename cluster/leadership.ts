@@ -24,6 +24,8 @@ export interface LeadershipDeps {
   /** The term that this process follows. */
   joined(): number;
   join(holder: string, term: number): void;
+  /** The coordinator is the one that was followed before there was doubt. */
+  found(): void;
   /** This process is no member any more. */
   shutOut(): void;
 }
@@ -112,7 +114,7 @@ export class Leadership {
   }
 
   async #find(): Promise<void> {
-    const { registry, self, bus, joined, join, shutOut } = this.#deps;
+    const { registry, self, bus, joined, join, found, shutOut } = this.#deps;
     const asked = performance.now();
     const { term, holder, expired, present } = await registry.lease(self);
     if (this.#stopped || this.#resigned) return;
@@ -123,7 +125,9 @@ export class Leadership {
       return;
     }
     if (term === joined()) {
+      if (this.#coordinator === holder) return;
       this.#coordinator = holder;
+      found();
       return;
     }
     if (holder !== self) {
@@ -173,6 +177,7 @@ export class Leadership {
     try {
       if (await registry.renewLease(self, leading.term)) {
         leading.until = Math.max(leading.until, asked + LEASE_MS - MARGIN_MS);
+        leading.coordinator?.renewed();
         return;
       }
     } catch (err) {

@@ -63,6 +63,8 @@ export class ClusterMember implements Cluster {
   #loop: Message[] = [];
   #expiry: NodeJS.Timeout | undefined;
   #nextAsk = 0;
+  /** Said while it was not known to whom. */
+  #unsent: ToCoordinator[] = [];
   #positions: Readonly<Record<string, number>> = {};
   /** The term of the coordinator that this process follows; 0 before the first. */
   #term = 0;
@@ -102,6 +104,9 @@ export class ClusterMember implements Cluster {
       post: (to, term, message) => this.#post(to, { m: message, term }),
       joined: () => this.#term,
       join: (holder, term) => this.#post(holder, { c: { t: 'join', ready: this.#ready }, term }),
+      found: () => {
+        for (const message of this.#unsent.splice(0)) this.#toCoordinator(message);
+      },
       shutOut: () => this.#shutOut(),
     });
     this.#topics.set(DOUBT, () => this.#gap());
@@ -320,6 +325,8 @@ export class ClusterMember implements Cluster {
     this.#term = term;
     this.#positions = positions;
     this.#leadership.follow(coordinator, term);
+    // What still holds is said anew.
+    this.#unsent = [];
     for (const [n, { message, answer }] of this.#asked) {
       // What the coordinator before gave or was told is void; what was only asked is asked again.
       if (message.t !== 'complete') this.#toCoordinator(message);
@@ -402,8 +409,8 @@ export class ClusterMember implements Cluster {
 
   #toCoordinator(message: ToCoordinator): void {
     const { coordinator } = this.#leadership;
-    // Whoever comes is asked again.
     if (coordinator) this.#post(coordinator, { c: message, term: this.#term });
+    else this.#unsent.push(message);
   }
 
   #shutOut(): void {

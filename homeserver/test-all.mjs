@@ -71,7 +71,14 @@ function runOnSeveral(...options) {
     .filter((name) => name.endsWith('.test.ts') && !(name in ONE_PROCESS))
     .map((name) => join('complement-tests', name));
   const env = { TRELLIS_PROCESSES: String(PROCESSES), TRELLIS_REDIS_SERVER: redis };
-  runWith(env, `black-box tests on ${PROCESSES} processes`, ...options, ...files.sort());
+  // One at a time: each is several processes already.
+  runWith(
+    env,
+    `black-box tests on ${PROCESSES} processes`,
+    ...options,
+    '--test-concurrency=1',
+    ...files.sort(),
+  );
 }
 
 const files = process.argv.slice(2);
