@@ -68,6 +68,8 @@ export class Coordinator {
   #number = 0;
   #told: Told[] = [];
   #flushing = false;
+  /** What came while it was not sure that the lease is still ours. */
+  #held: Array<[from: string, message: ToCoordinator]> = [];
   #stopped = false;
 
   constructor(deps: CoordinatorDeps) {
@@ -117,6 +119,7 @@ export class Coordinator {
 
   stop(): void {
     this.#stopped = true;
+    this.#held = [];
     this.#views.stop();
   }
 
@@ -155,7 +158,20 @@ export class Coordinator {
   }
 
   handle(from: string, message: ToCoordinator): void {
-    if (this.#stopped || !this.#deps.valid()) return;
+    if (this.#stopped) return;
+    // Until the lease is surely ours again: nobody says it twice to the same coordinator.
+    if (this.#held.length > 0 || !this.#deps.valid()) this.#held.push([from, message]);
+    else this.#do(from, message);
+  }
+
+  /** The lease was renewed. */
+  renewed(): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const [from, message] of held) this.handle(from, message);
+  }
+
+  #do(from: string, message: ToCoordinator): void {
     if (message.t === 'join') return void this.#join(from, message.ready);
     const member = this.#members.get(from);
     // Who was shut out is to know, whatever it wants; who has not joined yet is being taken in.
