@@ -169,6 +169,7 @@ export class Coordinator {
     const held = this.#held;
     this.#held = [];
     for (const [from, message] of held) this.handle(from, message);
+    this.#settle();
   }
 
   #do(from: string, message: ToCoordinator): void {
@@ -333,7 +334,7 @@ export class Coordinator {
   /** Tells those who wait for it what all have taken in. */
   #settle(): void {
     // Who has not come over yet is there all the same, and answers requests.
-    if (this.#awaited.size > 0) return;
+    if (this.#awaited.size > 0 || !this.#deps.valid()) return;
     let acked = this.#number;
     for (const member of this.#members.values()) if (member.serves) acked = Math.min(acked, member.acked);
     let count = 0;
@@ -347,7 +348,6 @@ export class Coordinator {
         if (ns) ns.push(n);
         else done.set(member, [n]);
       }
-    if (!this.#deps.valid()) return;
     for (const [member, ns] of done) this.#deps.send(member, { t: 'done', ns });
     for (const { after } of settled) for (const run of after) run();
     this.#checkDrained();
