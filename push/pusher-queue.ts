@@ -64,7 +64,10 @@ export class PusherQueue {
 
   /** Everything new; what comes after that is for the next time. */
   take(): ReadonlyMap<string, number> {
-    this.#taken = this.#news;
+    // What was found again while it was being told has been told by now.
+    this.#taken = new Map(
+      Array.from(this.#news, ([roomId, after]) => [roomId, Math.max(after, this.row.pos)]),
+    );
     this.#news = new Map();
     return this.#taken;
   }

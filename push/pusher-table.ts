@@ -32,6 +32,8 @@ const MAX_ROOMS = 1_000;
 export class PusherTable {
   readonly #db: Queryable;
   readonly #saves = new Batcher<PusherRow>((rows) => this.#store(rows));
+  /** Batches are stored in order: after this all that were to be saved before it are. */
+  #lastSave: Promise<void> | undefined;
 
   constructor(db: Queryable) {
     this.#db = db;
@@ -54,6 +56,7 @@ export class PusherTable {
   }
 
   async of(userId: string): Promise<PusherRow[]> {
+    await this.#lastSave?.catch(() => {});
     const rows = await this.#db.query<Omit<PusherRow, 'data'> & { data: string }>(
       { name: 'push-pushers', text: `SELECT ${COLUMNS} FROM pushers WHERE user_id = $1 AND enabled` },
       [userId],
@@ -63,7 +66,8 @@ export class PusherTable {
 
   /** Stores how far a pusher is, as it is now. Whoever does not wait for it loses nothing but time when it fails. */
   save(row: PusherRow): Promise<void> {
-    return this.#saves.add({ ...row });
+    this.#lastSave = this.#saves.add({ ...row });
+    return this.#lastSave;
   }
 
   async delete(userId: string, appId: string, pushkey: string): Promise<void> {
