@@ -18,6 +18,8 @@ export interface PeerParts {
   readonly handshake: Handshake;
   readonly maxQueued: number;
   lost(peer: SocketPeer, why: DownReason): void;
+  /** The kernel has taken more of what was sent. */
+  written(): void;
 }
 
 /** The two connections with another process: what goes there on its own, what comes on the other's. */
@@ -35,6 +37,9 @@ export class SocketPeer implements Watched {
   #farewell: DownReason | undefined;
   #texts: string[] = [];
   #queued = 0;
+  /** Messages that were sent, and those of them that the kernel has. */
+  #sent = 0;
+  #written = 0;
   #settled: Array<() => void> = [];
 
   constructor({ id, address }: Peer, parts: PeerParts) {
@@ -49,7 +54,18 @@ export class SocketPeer implements Watched {
     return this.#over;
   }
 
+  /** The number of the last message. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  /** Whether all messages up to that number are where the other reads them before anything else. */
+  hasHandedOver(number: number): boolean {
+    return this.#over || this.#written >= number;
+  }
+
   queue(text: string): void {
+    this.#sent++;
     this.#queued += text.length;
     this.#texts.push(text);
   }
@@ -66,7 +82,16 @@ export class SocketPeer implements Watched {
     this.#texts = [];
     this.#queued = 0;
     this.ticksUnsaid = 0;
-    for (const batch of batches(texts)) this.#out!.write(frame(FRAME.messages, batch));
+    const frames = batches(texts).map((batch) => frame(FRAME.messages, batch));
+    const upTo = this.#sent;
+    for (const [i, bytes] of frames.entries())
+      if (i < frames.length - 1) this.#out!.write(bytes);
+      else this.#out!.write(bytes, () => this.#wrote(upTo));
+  }
+
+  #wrote(upTo: number): void {
+    this.#written = upTo;
+    this.#parts.written();
   }
 
   beat(): void {

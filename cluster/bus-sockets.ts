@@ -37,6 +37,7 @@ export class SocketBus implements Bus {
   readonly #peers = new Map<string, SocketPeer>();
   readonly #gone = new Gone();
   readonly #unsent = new Set<SocketPeer>();
+  readonly #handing: Array<{ readonly to: ReadonlyArray<readonly [SocketPeer, number]>; then(): void }> = [];
   readonly #strangers = new Set<Socket>();
   readonly #silence: number;
   #address = '';
@@ -66,6 +67,7 @@ export class SocketBus implements Bus {
       handshake: this.#handshake,
       maxQueued: this.#options.maxQueued ?? DEFAULT_MAX_QUEUED,
       lost: (peer, why) => this.#lost(peer, why),
+      written: () => this.#checkHandedOver(),
     };
     this.#server = createServer((socket) => this.#greet(socket));
     this.#server.listen(this.#address);
@@ -93,6 +95,21 @@ export class SocketBus implements Bus {
     const text = encode(message);
     if (typeof to === 'string') this.#queue(to, text);
     else for (const id of to) this.#queue(id, text);
+  }
+
+  handedOver(to: readonly string[], then: () => void): void {
+    const peers = to.map((id) => this.#peers.get(id)).filter((peer) => peer !== undefined);
+    this.#handing.push({ to: peers.map((peer) => [peer, peer.sent] as const), then });
+    if (this.#handing.length === 1) setImmediate(() => this.#checkHandedOver());
+  }
+
+  #checkHandedOver(): void {
+    let count = 0;
+    for (const { to } of this.#handing) {
+      if (!to.every(([peer, number]) => peer.hasHandedOver(number))) break;
+      count++;
+    }
+    for (const { then } of this.#handing.splice(0, count)) then();
   }
 
   async close(): Promise<void> {
@@ -145,6 +162,7 @@ export class SocketBus implements Bus {
     this.#peers.delete(peer.id);
     this.#unsent.delete(peer);
     this.#gone.add(peer.id);
+    setImmediate(() => this.#checkHandedOver());
   }
 
   /** Someone has connected. */

@@ -39,6 +39,12 @@ export interface Bus {
    * goes out in one write. Whoever is not connected (this process too) is passed over.
    */
   send(to: string | readonly string[], message: Json): void;
+  /**
+   * Calls back, in the order of the calls, once all that was sent to these has gone to where each reads it before
+   * whatever comes to it from anywhere else from then on, as far as it begins that in a later phase of its event loop
+   * (`setImmediate`). Those that are down are not waited for. Not there on a bus that knows no such place.
+   */
+  handedOver?(to: readonly string[], then: () => void): void;
   /** What was sent before still goes out, where the others take it in within a second. */
   close(): Promise<void>;
 }

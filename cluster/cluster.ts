@@ -71,7 +71,8 @@ export interface Cluster {
   readonly sequencer: Sequencer | undefined;
 
   /**
-   * Tells all processes, this one too, and resolves when each has heard. All hear everything in one order, that of the
+   * Tells all processes, this one too, and resolves when each has heard, or will have before it begins anything that
+   * comes to it from then on (`abreast`). All hear everything in one order, that of the
    * streams' changes included. Who dies before it has told leaves a gap: see `onGap`.
    */
   announce(topic: string, payload: Json): Promise<void>;
@@ -87,6 +88,12 @@ export interface Cluster {
    * all processes forget as after a gap.
    */
   doubt(): Promise<void>;
+
+  /**
+   * Whoever comes from outside may have been told by another process that something is done: what comes is begun here
+   * once this process knows of all that was done before it came.
+   */
+  abreast(then: () => void): void;
 
   /** The process that has a duty. */
   owner(duty: Duty, key: string): string;
@@ -120,6 +127,7 @@ export function alone(): Cluster {
     doubt: async () => {
       for (const handler of gapHandlers) handler();
     },
+    abreast: (then) => then(),
     owner: () => 'alone',
     owns: () => true,
     onHandover: () => {},

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import type { Item, ToCoordinator, ToMember } from './messages.ts';
 import { Order, type Waiter } from './order.ts';
 import type { Registry } from './registry.ts';
-import type { Member } from './rendezvous.ts';
+import { homesOf, type Member } from './rendezvous.ts';
 import { ViewChange } from './view-change.ts';
 
 /** What is sent to one member at once, at the most. */
@@ -16,10 +16,14 @@ export interface CoordinatorDeps {
   readonly self: string;
   readonly term: number;
   readonly registry: Registry;
+  /** See `homesOf`. */
+  readonly processesPerHome: number;
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn' | 'error'>;
   /** See `Order`. */
   readonly starts: ReadonlyMap<string, number>;
   send(to: string | readonly string[], message: ToMember): void;
+  /** See `Bus.handedOver`: where it is there, nobody has to acknowledge what it hears of streams. */
+  readonly handedOver?: ((to: readonly string[], then: () => void) => void) | undefined;
   /** Begins to watch over a member. */
   connect(member: Member): void;
   disconnect(member: string): void;
@@ -38,10 +42,10 @@ interface Joined {
   acked: number;
 }
 
-interface Told {
+/** To be done once all know what was told up to a number. */
+interface Due<T> {
   readonly number: number;
-  readonly waiters: readonly Waiter[];
-  readonly after: Array<() => void>;
+  readonly due: readonly T[];
 }
 
 /**
@@ -66,7 +70,11 @@ export class Coordinator {
   #waiters: Waiter[] = [];
   #after: Array<() => void> = [];
   #number = 0;
-  #told: Told[] = [];
+  /** Of what was told. The waiters come to know as soon as nobody can ask anybody who does not know it. */
+  #unsettled: Due<Waiter>[] = [];
+  /** For these all have to have done what they were told. */
+  #undone: Due<() => void>[] = [];
+  #given = 0;
   #flushing = false;
   /** What came while it was not sure that the lease is still ours. */
   #held: Array<[from: string, message: ToCoordinator]> = [];
@@ -78,21 +86,20 @@ export class Coordinator {
     this.#views = new ViewChange({
       term: deps.term,
       log: deps.log,
+      homes: (members) => homesOf(members, deps.self, deps.processesPerHome),
       send: (to, message) => {
         // What prepares a view comes after the view before it.
         this.#flush();
         this.#deps.send(to, message);
       },
-      joined: () => [...this.#members.values()].filter(({ serves }) => serves).map(({ member }) => member.id),
+      joined: () => this.#serving(),
       activate: (view) => {
         this.#tell(['view', view], undefined);
         this.#after.push(() => this.#dismiss(view.members));
       },
       taken: (members) => {
         // The view may still be on its way to some.
-        if (this.#items.length > 0) this.#after.push(() => this.#dismiss(members));
-        else if (this.#told.length > 0) this.#told.at(-1)!.after.push(() => this.#dismiss(members));
-        else this.#dismiss(members);
+        this.#onceDone(() => this.#dismiss(members));
       },
       shutOut: (member) => this.fence(member, 'did not give up its duties'),
     });
@@ -136,8 +143,7 @@ export class Coordinator {
     this.#checkDrained();
     await Promise.race([drained, late.promise]);
     // Once all have acknowledged something more, they know as well that what they wrote is done.
-    const known = new Promise<void>((resolve) => this.#after.push(resolve));
-    this.#tell(['announce', '', 'null'], undefined);
+    const known = new Promise<void>((resolve) => this.#onceDone(resolve));
     await Promise.race([known, late.promise]);
     clearTimeout(timer);
     this.#deps.send([...this.#members.keys()], { t: 'resigned' });
@@ -154,7 +160,8 @@ export class Coordinator {
   }
 
   #checkDrained(): void {
-    if (this.#items.length === 0 && this.#told.length === 0 && !this.#order.busy) this.#drained?.();
+    const isDone = this.#items.length + this.#unsettled.length + this.#undone.length === 0;
+    if (isDone && !this.#order.busy) this.#drained?.();
   }
 
   handle(from: string, message: ToCoordinator): void {
@@ -307,6 +314,12 @@ export class Coordinator {
     this.#views.want(ready);
   }
 
+  /** Once all have done what they were told until now. */
+  #onceDone(run: () => void): void {
+    this.#after.push(run);
+    this.#tell(['announce', '', 'null'], undefined);
+  }
+
   #tell(item: Item, waiter: Waiter | undefined): void {
     this.#items.push(item);
     if (waiter) this.#waiters.push(waiter);
@@ -323,33 +336,51 @@ export class Coordinator {
   #flush(): void {
     if (this.#items.length === 0 || this.#stopped) return;
     const items = this.#items;
-    this.#told.push({ number: ++this.#number, waiters: this.#waiters, after: this.#after });
+    const number = ++this.#number;
+    const { send, handedOver, self } = this.#deps;
+    if (this.#waiters.length > 0) this.#unsettled.push({ number, due: this.#waiters });
+    if (this.#after.length > 0) this.#undone.push({ number, due: this.#after });
+    const ack = !handedOver || this.#after.length > 0;
     this.#items = [];
     this.#waiters = [];
     this.#after = [];
-    this.#deps.send([...this.#members.keys()], { t: 'tell', q: this.#number, items });
+    send([...this.#members.keys()], { t: 'tell', q: number, items, ack });
+    handedOver?.(
+      this.#serving().filter((id) => id !== self),
+      () => {
+        this.#given = number;
+        this.#settle();
+      },
+    );
     if (this.#members.size === 0) this.#settle();
   }
 
-  /** Tells those who wait for it what all have taken in. */
+  /** Who has not come over yet is there all the same, and answers requests. */
+  #serving(): string[] {
+    return [...this.#members.values()].filter(({ serves }) => serves).map(({ member }) => member.id);
+  }
+
+  /** Tells those who wait for it what all know. */
   #settle(): void {
-    // Who has not come over yet is there all the same, and answers requests.
     if (this.#awaited.size > 0 || !this.#deps.valid()) return;
     let acked = this.#number;
     for (const member of this.#members.values()) if (member.serves) acked = Math.min(acked, member.acked);
-    let count = 0;
-    while (count < this.#told.length && this.#told[count]!.number <= acked) count++;
-    if (count === 0) return;
     const done = new Map<string, number[]>();
-    const settled = this.#told.splice(0, count);
-    for (const { waiters } of settled)
-      for (const { member, n } of waiters) {
-        const ns = done.get(member);
-        if (ns) ns.push(n);
-        else done.set(member, [n]);
-      }
+    // Who is being shut out is not waited for, but that it is.
+    const known = this.#fencing.size === 0 ? Math.max(this.#given, acked) : acked;
+    for (const { member, n } of takeUpTo(this.#unsettled, known)) {
+      const ns = done.get(member);
+      if (ns) ns.push(n);
+      else done.set(member, [n]);
+    }
     for (const [member, ns] of done) this.#deps.send(member, { t: 'done', ns });
-    for (const { after } of settled) for (const run of after) run();
+    for (const run of takeUpTo(this.#undone, acked)) run();
     this.#checkDrained();
   }
+}
+
+function takeUpTo<T>(all: Due<T>[], number: number): T[] {
+  let count = 0;
+  while (count < all.length && all[count]!.number <= number) count++;
+  return count === 0 ? [] : all.splice(0, count).flatMap(({ due }) => due);
 }

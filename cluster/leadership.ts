@@ -18,6 +18,7 @@ export interface LeadershipDeps {
   readonly self: string;
   readonly bus: Bus;
   readonly registry: Registry;
+  readonly processesPerHome: number;
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn' | 'error'>;
   starts(): Promise<ReadonlyMap<string, number>>;
   post(to: string | readonly string[], term: number, message: ToMember): void;
@@ -140,7 +141,7 @@ export class Leadership {
 
   /** @param asked when the lease was asked for, by this process's clock: it holds from there */
   async #lead(term: number, asked: number): Promise<void> {
-    const { self, bus, registry, log, starts, post, join } = this.#deps;
+    const { self, bus, registry, processesPerHome, log, starts, post, join } = this.#deps;
     this.#stepDown();
     log.info({ term, member: self }, 'this process coordinates the others');
     const leading = {
@@ -155,9 +156,11 @@ export class Leadership {
       self,
       term,
       registry,
+      processesPerHome,
       log,
       starts: await starts(),
       send: (to, message) => post(to, term, message),
+      handedOver: bus.handedOver && ((to, then) => bus.handedOver!(to, then)),
       connect: (member) => bus.connect(member),
       disconnect: (member) => bus.disconnect(member),
       isDown: (member) => this.#down.has(member),

@@ -7,7 +7,7 @@ import type { Bus, DownReason } from './bus.ts';
 import { Calls, unavailable } from './calls.ts';
 import type { CallHandler, CallOptions, Cluster, Duty, Handover, Json, Role } from './cluster.ts';
 import { Leadership } from './leadership.ts';
-import type { Item, Message, ToCoordinator, ToMember, ViewJson } from './messages.ts';
+import type { Call, Item, Message, ToCoordinator, ToMember, ViewJson } from './messages.ts';
 import { Registry } from './registry.ts';
 import { View } from './rendezvous.ts';
 
@@ -15,6 +15,8 @@ import { View } from './rendezvous.ts';
 const LEAVE_LIMIT = 30_000;
 /** How long what was asked of a coordinator may wait for one, in milliseconds. */
 const WAIT_LIMIT = 15_000;
+/** Of so many processes one has rooms: it appends for all of them, and they do the rest for their clients. */
+const PROCESSES_PER_HOME = 8;
 /** The topic of `doubt`. */
 const DOUBT = 'doubt';
 
@@ -23,6 +25,8 @@ export interface JoinOptions {
   readonly bus: Bus;
   readonly db: Queryable;
   readonly roles: readonly Role[];
+  /** In how many processes rooms live: in one of so many. */
+  readonly processesPerHome?: number;
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn' | 'error'>;
   /** Where each stream begins when this process becomes coordinator: above all that was ever given. */
   starts(): Promise<ReadonlyMap<string, number>>;
@@ -61,6 +65,8 @@ export class ClusterMember implements Cluster {
   readonly #left = Promise.withResolvers<void>();
   #viewed = Promise.withResolvers<void>();
   #loop: Message[] = [];
+  /** What others asked and answered who may know more than this process has read. */
+  #later: Array<readonly [from: string, call: Call]> = [];
   #expiry: NodeJS.Timeout | undefined;
   #nextAsk = 0;
   /** Said while it was not known to whom. */
@@ -100,6 +106,7 @@ export class ClusterMember implements Cluster {
       bus,
       log,
       registry: this.#registry,
+      processesPerHome: options.processesPerHome ?? PROCESSES_PER_HOME,
       starts: options.starts,
       post: (to, term, message) => this.#post(to, { m: message, term }),
       joined: () => this.#term,
@@ -200,6 +207,11 @@ export class ClusterMember implements Cluster {
     return this.announce(DOUBT, null);
   }
 
+  abreast(then: () => void): void {
+    if (this.#options.bus.handedOver) setImmediate(then);
+    else then();
+  }
+
   owner(duty: Duty, key: string): string {
     return this.#view?.owner(duty, key) ?? '';
   }
@@ -246,7 +258,7 @@ export class ClusterMember implements Cluster {
 
   #receive(from: string, message: Message): void {
     if ('r' in message) {
-      this.#calls.handle(from, message.r);
+      this.#call(from, message.r);
       return;
     }
     if ('c' in message) {
@@ -254,6 +266,22 @@ export class ClusterMember implements Cluster {
       return;
     }
     this.#follow(from, message.term, message.m);
+  }
+
+  #call(from: string, call: Call): void {
+    const { coordinator } = this.#leadership;
+    // The coordinator says things in order, and nobody knows more than it does.
+    const isInOrder = from === coordinator || coordinator === this.self || !this.#options.bus.handedOver;
+    if (isInOrder && this.#later.length === 0) {
+      this.#calls.handle(from, call);
+      return;
+    }
+    this.#later.push([from, call]);
+    if (this.#later.length === 1) this.abreast(() => this.#callLater());
+  }
+
+  #callLater(): void {
+    for (const [from, call] of this.#later.splice(0)) this.#calls.handle(from, call);
   }
 
   #follow(from: string, term: number, message: ToMember): void {
@@ -280,7 +308,7 @@ export class ClusterMember implements Cluster {
         return;
       case 'tell':
         for (const item of message.items) this.#take(item);
-        this.#toCoordinator({ t: 'ack', q: message.q });
+        if (message.ack) this.#toCoordinator({ t: 'ack', q: message.q });
         return;
       case 'prepare':
         return void this.#prepare(message.view);
@@ -378,13 +406,15 @@ export class ClusterMember implements Cluster {
     this.#viewed = Promise.withResolvers();
   }
 
-  #viewOf({ number, members }: ViewJson): View {
-    return new View(number, members);
+  #viewOf({ number, members, homes }: ViewJson): View {
+    return new View(number, members, homes);
   }
 
   #lost(peer: string, why: DownReason): void {
     this.#options.log.info({ member: peer, why }, 'a process is not reached any more');
     this.#down.add(peer);
+    // It has still answered these.
+    this.#callLater();
     this.#calls.down(peer);
     this.#leadership.down(peer);
     // Others have given up this process, so that it has probably been shut out while it was asleep.

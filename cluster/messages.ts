@@ -5,6 +5,8 @@ import type { Member } from './rendezvous.ts';
 export interface ViewJson {
   readonly number: number;
   readonly members: readonly Member[];
+  /** Those of them in which rooms live. */
+  readonly homes: readonly string[];
 }
 
 /** One thing that all members are told, in the order of telling. Texts are JSON, passed on as they are. */
@@ -48,7 +50,8 @@ export type ToMember =
       readonly positions: Readonly<Record<string, number>>;
     }
   | { readonly t: 'reserved'; readonly n: number; readonly p: number }
-  | { readonly t: 'tell'; readonly q: number; readonly items: readonly Item[] }
+  /** @property ack whether it is to be acknowledged */
+  | { readonly t: 'tell'; readonly q: number; readonly items: readonly Item[]; readonly ack: boolean }
   /** All members have taken in what these were about. */
   | { readonly t: 'done'; readonly ns: readonly number[] }
   | { readonly t: 'prepare'; readonly view: ViewJson }

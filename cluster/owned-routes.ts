@@ -19,7 +19,10 @@ declare module 'fastify' {
 
 /** Calls back when nobody waits for what may come later: the client has hung up, or an answer is wanted at once. */
 export function onHurry(request: FastifyRequest, reply: FastifyReply, listener: () => void): void {
-  reply.raw.once('close', listener);
+  reply.raw.once('close', () => {
+    // Also closed once all is said.
+    if (!reply.sent) listener();
+  });
   if (request.hurry?.aborted) listener();
   else request.hurry?.addEventListener('abort', listener, { once: true });
 }

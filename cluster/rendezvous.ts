@@ -16,35 +16,58 @@ export class View {
   /** Grows with each view. */
   readonly number: number;
   readonly members: ReadonlyMap<string, Member>;
-  readonly #slots = new Map<Role, readonly string[]>();
+  readonly #homes: readonly string[];
+  readonly #slots = new Map<string, readonly string[]>();
 
-  constructor(number: number, members: Iterable<Member>) {
+  /** @param homes those that have the duty `room`; all with its role when none are given */
+  constructor(number: number, members: Iterable<Member>, homes: readonly string[] = []) {
     this.number = number;
     this.members = new Map([...members].map((member) => [member.id, member]));
+    this.#homes = homes;
   }
 
   /** The process that has a duty. Where none has the role that it needs, all share it. */
   owner(duty: Duty, key: string): string {
-    const role = DUTIES[duty];
-    let slots = this.#slots.get(role);
+    const isAtHome = duty === 'room' && this.#homes.length > 0;
+    const who = isAtHome ? duty : DUTIES[duty];
+    let slots = this.#slots.get(who);
     if (!slots) {
-      slots = assign([...this.members.values()], role);
-      this.#slots.set(role, slots);
+      slots = assign(isAtHome ? this.#homes : able([...this.members.values()], DUTIES[duty]));
+      this.#slots.set(who, slots);
     }
     return slots[slotOf(duty, key)]!;
   }
 }
 
+/**
+ * Where rooms are to live: in one of so many processes, the coordinator first, as what is appended where positions are
+ * given needs to ask nobody. Where the configuration says which processes have the role `events`, in all of these.
+ */
+export function homesOf(members: readonly Member[], coordinator: string, processesPerHome: number): string[] {
+  const candidates = able(members, 'events');
+  if (candidates.length < members.length || !candidates.includes(coordinator)) return candidates;
+  const others = candidates.filter((id) => id !== coordinator);
+  others.sort((a, b) => weightOf('home', b) - weightOf('home', a) || (a < b ? -1 : 1));
+  return [coordinator, ...others].slice(0, Math.ceil(members.length / processesPerHome));
+}
+
+function able(members: readonly Member[], role: Role): string[] {
+  const having = members.filter(({ roles }) => roles.includes(role));
+  return (having.length > 0 ? having : members).map(({ id }) => id);
+}
+
+function weightOf(what: string | number, id: string): number {
+  return createHash('sha256').update(`${what} ${id}`).digest().readUInt32BE(0);
+}
+
 /** Highest random weight: a member that comes or goes moves only the slots that it gains or had. */
-function assign(members: readonly Member[], role: Role): string[] {
-  const able = members.filter(({ roles }) => roles.includes(role));
-  const candidates = (able.length > 0 ? able : members).map(({ id }) => id);
+function assign(candidates: readonly string[]): string[] {
   if (candidates.length === 0) throw new Error('a view without members');
   return Array.from({ length: SLOTS }, (_, slot) => {
     let best = candidates[0]!;
     let highest = -1;
     for (const id of candidates) {
-      const weight = createHash('sha256').update(`${slot} ${id}`).digest().readUInt32BE(0);
+      const weight = weightOf(slot, id);
       if (weight > highest || (weight === highest && id < best)) {
         best = id;
         highest = weight;

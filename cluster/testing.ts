@@ -60,6 +60,9 @@ class TestMember implements Cluster {
   doubt(): Promise<void> {
     return this.#net.tell(this, (member) => member.gaps.forEach((gap) => void gap()), null);
   }
+  abreast(then: () => void): void {
+    then();
+  }
   owner(duty: Duty, key: string): string {
     return this.#net.view.owner(duty, key);
   }

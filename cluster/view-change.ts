@@ -12,6 +12,7 @@ const VIEWS_IN_TERM = 2 ** 20;
 
 export interface ViewChangeDeps {
   readonly term: number;
+  homes(members: readonly Member[]): string[];
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn'>;
   send(to: string | readonly string[], message: ToMember): void;
   /** All who may have duties. */
@@ -98,7 +99,8 @@ export class ViewChange {
       this.#deps.taken([]);
       return;
     }
-    const view = { number: ++this.#number, members: this.#wanted };
+    const members = this.#wanted;
+    const view = { number: ++this.#number, members, homes: this.#deps.homes(members) };
     this.#wanted = undefined;
     this.#since ??= Date.now();
     const joined = this.#deps.joined();

@@ -1,5 +1,5 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
-import { type Duty, ROLES, type Role } from '@trellis/cluster/cluster.ts';
+import { type Cluster, type Duty, ROLES, type Role } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { FastifyInstance } from 'fastify';
 import { BODY_LIMIT } from './http-server.ts';
@@ -49,6 +49,11 @@ export function roleGate(
       .catch((error: unknown) => asAnswer(error))
       .then((answer) => send(response, answer, app.draining));
   };
+}
+
+/** Nobody who knows that something is done meets a process that does not know it yet. */
+export function atTheGate(cluster: Cluster, serve: RequestListener): RequestListener {
+  return (request, response) => cluster.abreast(() => serve(request, response));
 }
 
 async function pass(

@@ -13,7 +13,7 @@ import { lockInstance } from './instance-lock.ts';
 import { joinOthers } from './join.ts';
 import { openDatabase } from './open-database.ts';
 import { PassingOn } from './passing-on.ts';
-import { roleGate } from './role-gate.ts';
+import { atTheGate, roleGate } from './role-gate.ts';
 import type { RunningServer } from './running-server.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 import type { Place } from './worker-messages.ts';
@@ -62,7 +62,7 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     await compose(core, app);
     await app.ready();
     for (const task of lifecycle.ready) await task();
-    const serve = member ? roleGate(config.cluster.roles, passingOn, app) : app.routing;
+    const serve = member ? atTheGate(member, roleGate(config.cluster.roles, passingOn, app)) : app.routing;
     const servers = await HttpServers.create(app, config.tls, serve);
     lifecycle.close.push(() => app.close());
     await member?.ready();

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -7,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import type { BusOptions } from '../bus.ts';
 import { SocketBus, type SocketBusOptions } from '../bus-sockets.ts';
 import { busCases, closeAll, Ear, ends, startChild, type Transport, until } from './bus-cases.ts';
+import type { FromChild } from './bus-child.ts';
 
 let folder: string;
 before(async () => {
@@ -65,6 +67,48 @@ describe('a bus over sockets', { concurrency: false }, () => {
     b!.bus.send(a!.bus.self, 'still there?');
     await until('it', () => a!.ear.messages.length === 1);
     assert.deepEqual(a!.ear.downs, []);
+  });
+
+  test('what was handed over is known before anything that comes later', async () => {
+    const [a] = await ends(transport, 1);
+    const child = await startChild(transport);
+    a!.bus.connect({ id: child.id, address: child.address });
+    const path = join(folder, 'answers');
+    child.order({ do: 'answer', path });
+    await new Promise<void>((answering) =>
+      child.process.on('message', (told: FromChild) => told.t === 'answering' && answering()),
+    );
+    const asking = connect(path);
+    for (let n = 0; n < 1_000; n++) {
+      // Some are longer than what a socket holds.
+      const text = 'x'.repeat(n % 50 === 0 ? 1_000_000 : n);
+      a!.bus.send(child.id, { n, text });
+      await new Promise<void>((handed) => a!.bus.handedOver!([child.id], handed));
+      asking.write('?');
+      const [answer] = (await once(asking, 'data')) as [Buffer];
+      assert.equal(Number(answer.toString()), n);
+    }
+    asking.destroy();
+  });
+
+  test('what is handed over waits for who does not take it in, but not for the dead', async () => {
+    const [a] = await ends(transport, 1, { silence: 60_000 });
+    const child = await startChild(transport);
+    a!.bus.connect({ id: child.id, address: child.address });
+    a!.bus.send(child.id, { n: 0 });
+    await new Promise<void>((handed) => a!.bus.handedOver!([child.id], handed));
+    child.process.kill('SIGSTOP');
+    const order: number[] = [];
+    for (let n = 1; n <= 3; n++) {
+      a!.bus.send(child.id, { n, text: 'x'.repeat(2_000_000) });
+      a!.bus.handedOver!([child.id], () => order.push(n));
+    }
+    a!.bus.handedOver!([], () => order.push(4));
+    await new Promise((later) => setTimeout(later, 100));
+    assert.deepEqual(order, []);
+    child.process.kill('SIGKILL');
+    await until('its end', () => order.length === 4);
+    assert.deepEqual(order, [1, 2, 3, 4]);
   });
 
   test('others cannot enter the folder, however long its name is; sockets of the dead are removed', async () => {

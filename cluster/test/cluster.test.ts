@@ -50,6 +50,7 @@ describe('a cluster', () => {
         // A dead process asks nothing.
         db: { query: (sql, params) => (this.dead ? new Promise(() => {}) : db.query(sql, params)) },
         roles: ROLES,
+        processesPerHome: 1,
         log: SILENT,
         starts: async () => {
           const [row] = await db.query<{ start: number }>(
