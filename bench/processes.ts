@@ -1,7 +1,8 @@
 /**
  * What a message costs that is sent and delivered, with one process and with several, at the same rate: rooms of a few
- * people who all wait in a sync. Both servers run at the same time and are asked in turn; CPU time is theirs and that of
- * their databases.
+ * people who all wait in a sync. Several processes are measured twice: as they share out connections by themselves, and with
+ * each connection to the next. All servers run at the same time and are asked in turn; CPU time is theirs and that of their
+ * databases.
  *
  *   node bench/processes.ts [WORKERS] [MESSAGES A SECOND] [SECONDS] [ROOMS] [MEMBERS]
  */
@@ -181,6 +182,7 @@ class Server {
 const servers = [
   new Server('one process', 18201, ''),
   new Server(`${workers} processes`, 18202, `workers: ${workers}\n`),
+  new Server(`${workers} processes in turn`, 18203, `workers: ${workers}\ncluster: {fill: 0}\n`),
 ];
 await Promise.all(servers.map((server) => server.setUp()));
 console.log(`${rate} messages/s in ${rooms} rooms of ${members}, who all wait in a sync`);
@@ -197,9 +199,9 @@ for (let round = 0; round <= ROUNDS; round++)
         `deliveries, answered after ${latency.toFixed(1)} ms`,
     );
   }
-const [one, several] = servers.map(
-  ({ name }) => costs.get(name)!.toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)]!,
-);
-console.log(`ratio of the medians: ${(several! / one!).toFixed(2)}`);
+const median = ({ name }: Server) => costs.get(name)!.toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)]!;
+const [one, ...others] = servers;
+for (const several of others)
+  console.log(`${several.name} ÷ ${one!.name}, medians: ${(median(several) / median(one!)).toFixed(2)}`);
 for (const server of servers) await server.close();
 process.exit(0);

@@ -94,6 +94,11 @@ export interface Cluster {
    * once this process knows of all that was done before it came.
    */
   abreast(then: () => void): void;
+  /**
+   * Nobody from outside has a connection with this process: it need not be woken for each thing that it is told, but for
+   * several at a time, until something is to be begun (`abreast`).
+   */
+  rest(): void;
 
   /** The process that has a duty. */
   owner(duty: Duty, key: string): string;
@@ -128,6 +133,7 @@ export function alone(): Cluster {
       for (const handler of gapHandlers) handler();
     },
     abreast: (then) => then(),
+    rest: () => {},
     owner: () => 'alone',
     owns: () => true,
     onHandover: () => {},

@@ -7,6 +7,8 @@ import { ViewChange } from './view-change.ts';
 
 /** What is sent to one member at once, at the most. */
 const MAX_ITEMS = 500;
+/** How much later members hear of something that rest, in milliseconds. */
+const LATE_MS = 40;
 /** How long members of the last term have to come over to this one, in milliseconds. */
 const TAKE_OVER_MS = 3_000;
 /** Between tries to shut a member out while the database is away, in milliseconds. */
@@ -39,6 +41,8 @@ interface Joined {
   ready: boolean;
   /** Whether it answers requests, or has until now: not while it starts, when its event loop may be busy for long. */
   serves: boolean;
+  /** Nobody asks it anything: it may hear of things later. */
+  resting: boolean;
   acked: number;
 }
 
@@ -67,6 +71,9 @@ export class Coordinator {
   readonly #awaited = new Set<string>();
   #drained: (() => void) | undefined;
   #items: Item[] = [];
+  /** What those that rest have not been told yet. */
+  #late: Item[] = [];
+  #lateTimer: NodeJS.Timeout | undefined;
   #waiters: Waiter[] = [];
   #after: Array<() => void> = [];
   #number = 0;
@@ -128,6 +135,7 @@ export class Coordinator {
     this.#stopped = true;
     this.#held = [];
     this.#views.stop();
+    clearTimeout(this.#lateTimer);
   }
 
   /**
@@ -208,6 +216,19 @@ export class Coordinator {
         member.acked = message.q;
         this.#settle();
         return;
+      case 'rest':
+        if (from === this.#deps.self || !member.ready) return;
+        // All that rest have been told the same.
+        this.#flushLate();
+        member.resting = true;
+        this.#settle();
+        return;
+      case 'wake':
+        if (member.resting) this.#flushLate();
+        member.resting = false;
+        this.#flush();
+        this.#deps.send(from, { t: 'done', ns: [message.n] });
+        return;
       case 'ready':
         if (member.ready) return;
         member.ready = true;
@@ -281,7 +302,7 @@ export class Coordinator {
       if (id !== this.#deps.self) this.#deps.connect(member);
       // It begins with what comes after the welcome, so that all before has to be on its way.
       this.#flush();
-      this.#members.set(id, { member, ready, serves: ready, acked: 0 });
+      this.#members.set(id, { member, ready, serves: ready, resting: false, acked: 0 });
       this.#deps.send(id, { t: 'welcome', q: this.#number, positions: this.#order.positions() });
       this.#awaited.delete(id);
       this.#settle();
@@ -344,15 +365,41 @@ export class Coordinator {
     this.#items = [];
     this.#waiters = [];
     this.#after = [];
-    send([...this.#members.keys()], { t: 'tell', q: number, items, ack });
+    const told = { t: 'tell', q: number, items, ack } as const;
+    const all = [...this.#members];
+    const resting = all.filter(([, member]) => member.resting);
+    if (resting.length === 0 || this.#undone.at(-1)?.number === number) {
+      this.#flushLate();
+      send([...this.#members.keys()], told);
+    } else {
+      send(
+        all.flatMap(([id, member]) => (member.resting ? [] : [id])),
+        told,
+      );
+      this.#late.push(...items);
+      if (this.#late.length >= MAX_ITEMS) this.#flushLate();
+      else this.#lateTimer ??= setTimeout(() => this.#flushLate(), LATE_MS).unref();
+    }
+    const others = all.filter(([id, { serves, resting }]) => serves && !resting && id !== self);
     handedOver?.(
-      this.#serving().filter((id) => id !== self),
+      others.map(([id]) => id),
       () => {
         this.#given = number;
         this.#settle();
       },
     );
     if (this.#members.size === 0) this.#settle();
+  }
+
+  #flushLate(): void {
+    clearTimeout(this.#lateTimer);
+    this.#lateTimer = undefined;
+    if (this.#late.length === 0 || this.#stopped) return;
+    const items = this.#late;
+    this.#late = [];
+    const resting = [...this.#members].flatMap(([id, member]) => (member.resting ? [id] : []));
+    const ack = this.#deps.handedOver === undefined;
+    if (resting.length > 0) this.#deps.send(resting, { t: 'tell', q: this.#number, items, ack });
   }
 
   /** Who has not come over yet is there all the same, and answers requests. */
@@ -363,8 +410,13 @@ export class Coordinator {
   /** Tells those who wait for it what all know. */
   #settle(): void {
     if (this.#awaited.size > 0 || !this.#deps.valid()) return;
+    let ackedByAll = this.#number;
     let acked = this.#number;
-    for (const member of this.#members.values()) if (member.serves) acked = Math.min(acked, member.acked);
+    for (const member of this.#members.values()) {
+      if (!member.serves) continue;
+      ackedByAll = Math.min(ackedByAll, member.acked);
+      if (!member.resting) acked = Math.min(acked, member.acked);
+    }
     const done = new Map<string, number[]>();
     // Who is being shut out is not waited for, but that it is.
     const known = this.#fencing.size === 0 ? Math.max(this.#given, acked) : acked;
@@ -374,7 +426,7 @@ export class Coordinator {
       else done.set(member, [n]);
     }
     for (const [member, ns] of done) this.#deps.send(member, { t: 'done', ns });
-    for (const run of takeUpTo(this.#undone, acked)) run();
+    for (const run of takeUpTo(this.#undone, ackedByAll)) run();
     this.#checkDrained();
   }
 }

@@ -65,6 +65,11 @@ export class ClusterMember implements Cluster {
   readonly #left = Promise.withResolvers<void>();
   #viewed = Promise.withResolvers<void>();
   #loop: Message[] = [];
+  /** Things may have been told already that this process hears of later. */
+  #resting = false;
+  /** What is to be begun once it has heard of all. */
+  #waking: Array<() => void> | undefined;
+  #wasActive = true;
   /** What others asked and answered who may know more than this process has read. */
   #later: Array<readonly [from: string, call: Call]> = [];
   #expiry: NodeJS.Timeout | undefined;
@@ -208,8 +213,37 @@ export class ClusterMember implements Cluster {
   }
 
   abreast(then: () => void): void {
-    if (this.#options.bus.handedOver) setImmediate(then);
+    this.#wasActive = true;
+    if (this.#resting) this.#wake(then);
+    else if (this.#options.bus.handedOver) setImmediate(then);
     else then();
+  }
+
+  rest(): void {
+    const wasActive = this.#wasActive;
+    this.#wasActive = false;
+    const { coordinator } = this.#leadership;
+    if (wasActive || this.#resting || !this.#ready || coordinator === undefined || coordinator === this.self)
+      return;
+    this.#resting = true;
+    this.#toCoordinator({ t: 'rest' });
+  }
+
+  #wake(then?: () => void): void {
+    this.#wasActive = true;
+    if (this.#waking) {
+      if (then) this.#waking.push(then);
+      return;
+    }
+    this.#waking = then ? [then] : [];
+    const awake = () => {
+      this.#resting = false;
+      const waking = this.#waking!;
+      this.#waking = undefined;
+      for (const begin of waking) begin();
+    };
+    // Where it fails this process was shut out, and whatever it begins fails too.
+    this.#ask((n) => ({ t: 'wake', n })).then(awake, awake);
   }
 
   owner(duty: Duty, key: string): string {
@@ -272,7 +306,8 @@ export class ClusterMember implements Cluster {
     const { coordinator } = this.#leadership;
     // The coordinator says things in order, and nobody knows more than it does.
     const isInOrder = from === coordinator || coordinator === this.self || !this.#options.bus.handedOver;
-    if (isInOrder && this.#later.length === 0) {
+    this.#wasActive = true;
+    if (isInOrder && !this.#resting && this.#later.length === 0) {
       this.#calls.handle(from, call);
       return;
     }
@@ -352,6 +387,8 @@ export class ClusterMember implements Cluster {
     const first = this.#term === 0;
     this.#term = term;
     this.#positions = positions;
+    // This one tells all at once, until it hears otherwise.
+    if (!this.#waking) this.#resting = false;
     this.#leadership.follow(coordinator, term);
     // What still holds is said anew.
     this.#unsent = [];
@@ -427,6 +464,8 @@ export class ClusterMember implements Cluster {
     const n = ++this.#nextAsk;
     const asked = { message: message(n), answer: Promise.withResolvers<number>(), since: Date.now() };
     this.#asked.set(n, asked);
+    // Whoever does something is told of it at once.
+    if (this.#resting && !this.#waking && asked.message.t !== 'wake') this.#wake();
     this.#toCoordinator(asked.message);
     return asked.answer.promise;
   }

@@ -31,6 +31,10 @@ export type ToCoordinator =
   | { readonly t: 'announce'; readonly n: number; readonly s: string; readonly x: string }
   /** Everything up to this number was taken in. */
   | { readonly t: 'ack'; readonly q: number }
+  /** Nobody asks it anything now: what it is told may come later, several things together. */
+  | { readonly t: 'rest' }
+  /** Somebody asks it something: answered once it has been told all. */
+  | { readonly t: 'wake'; readonly n: number }
   | { readonly t: 'released'; readonly v: number }
   /** Wants to have no duties any more. */
   | { readonly t: 'leave' }

@@ -63,6 +63,7 @@ class TestMember implements Cluster {
   abreast(then: () => void): void {
     then();
   }
+  rest(): void {}
   owner(duty: Duty, key: string): string {
     return this.#net.view.owner(duty, key);
   }

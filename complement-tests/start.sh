@@ -27,6 +27,9 @@ rooms: { default_version: "11" }
 rate_limits: { enabled: false }
 federation: { ca_file: "$CA_CERT", deny_addresses: [] }
 media: { freeze_unauthenticated: false }
+workers: ${TRELLIS_WORKERS:-1}
+# So that each of several has something to do.
+cluster: { fill: 0 }
 application_services: [$registrations]
 YAML
 

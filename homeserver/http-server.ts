@@ -94,8 +94,9 @@ export function createHttpServer(
   });
 
   app.decorate('draining', false);
+  app.decorate('sendAway', 0);
   app.addHook('onSend', async (_request, reply) => {
-    if (app.draining) reply.header('connection', 'close');
+    if (app.draining || (app.sendAway > 0 && app.sendAway-- > 0)) reply.header('connection', 'close');
     // JSON is UTF-8 and its media type has no charset (RFC 8259, section 11); some clients compare the whole header.
     if (reply.getHeader('content-type') === 'application/json; charset=utf-8')
       reply.header('content-type', 'application/json');
@@ -129,6 +130,8 @@ declare module 'fastify' {
     knowsPath(path: string): boolean;
     /** This process is about to stop: clients are to send their next requests to another one. */
     draining: boolean;
+    /** So many of the next answers close their connections. */
+    sendAway: number;
   }
 }
 

@@ -59,6 +59,15 @@ export class HttpServers {
     server.emit('connection', connection);
   }
 
+  get connections(): number {
+    return this.#connections.size;
+  }
+
+  /** Closes so many connections, with the next answers. */
+  sendAway(count: number): void {
+    this.#app.sendAway = count;
+  }
+
   /** Reads the certificate again. */
   async reload(): Promise<void> {
     const server = this.#servers.get('tls');

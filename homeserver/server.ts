@@ -13,15 +13,23 @@ import { lockInstance } from './instance-lock.ts';
 import { joinOthers } from './join.ts';
 import { openDatabase } from './open-database.ts';
 import { PassingOn } from './passing-on.ts';
+import type { Load } from './placement.ts';
 import { atTheGate, roleGate } from './role-gate.ts';
 import type { RunningServer } from './running-server.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 import type { Place } from './worker-messages.ts';
 
+/** How often it is looked whether anybody is connected, in milliseconds. */
+const REST_INTERVAL = 500;
+
 /** A process that serves. */
 interface Server extends RunningServer {
   /** For connections that a supervisor has accepted. */
   give(door: DoorName, connection: Socket): void;
+  /** Closes so many connections, with the next answers. */
+  sendAway(count: number): void;
+  /** What its supervisor goes by; how busy it is aside. */
+  standing(): Omit<Load, 'busy'>;
 }
 
 /**
@@ -66,6 +74,11 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     const servers = await HttpServers.create(app, config.tls, serve);
     lifecycle.close.push(() => app.close());
     await member?.ready();
+    const resting = setInterval(
+      () => servers.connections === 0 && core.cluster.rest(),
+      REST_INTERVAL,
+    ).unref();
+    lifecycle.close.push(() => clearInterval(resting));
     const give = (door: DoorName, connection: Socket) => servers.give(door, connection);
     const doors = place ? undefined : await Doors.open(config, give);
     for (const task of lifecycle.serving) task();
@@ -79,7 +92,12 @@ export async function startServer(config: Config, log: FastifyBaseLogger, place?
     };
     const died = database.died.then((words) => `PostgreSQL ended: ${words}`);
     const failed = Promise.race(member ? [died, member.failed] : [died]);
-    return { failed, close, give, reload: () => servers.reload() };
+    const standing = () => ({
+      connections: servers.connections,
+      isHome: core.cluster.owns('room', ''),
+    });
+    const sendAway = (count: number) => servers.sendAway(count);
+    return { failed, close, give, standing, sendAway, reload: () => servers.reload() };
   } catch (error) {
     await end();
     throw error;

@@ -5,6 +5,7 @@ import type { Config } from './config/schema.ts';
 import { Doors } from './doors.ts';
 import { lockInstance } from './instance-lock.ts';
 import { type OpenDatabase, openDatabase } from './open-database.ts';
+import { Placement } from './placement.ts';
 import type { RunningServer } from './running-server.ts';
 import { loadSigningKey } from './signing-key-file.ts';
 import { supervisorFile, writeSupervisorState } from './supervisor-file.ts';
@@ -15,6 +16,8 @@ const FIRST_PAUSE = 200;
 const LONGEST_PAUSE = 30_000;
 /** Who lived so long did not die soon. */
 const SOON = 60_000;
+/** How often connections are moved between workers, in milliseconds. */
+const BALANCE_INTERVAL = 1000;
 /** Connections that wait while no worker is there. */
 const MAX_WAITING = 1000;
 
@@ -40,7 +43,8 @@ class Supervisor implements RunningServer {
   readonly #slots: Slot[] = [];
   readonly #waiting: GivenConnection[] = [];
   #doors: Doors | undefined;
-  #turn = 0;
+  readonly #placement: Placement;
+  readonly #balancing: NodeJS.Timeout;
   #stopping = false;
   #restarts = 0;
   #restarting: Promise<void> | undefined;
@@ -50,6 +54,8 @@ class Supervisor implements RunningServer {
     this.#log = log;
     this.#args = args;
     this.#database = database;
+    this.#placement = new Placement(config.cluster.fill);
+    this.#balancing = setInterval(() => this.#balance(), BALANCE_INTERVAL).unref();
     this.failed = database.died.then((words) => `PostgreSQL ended: ${words}`);
   }
 
@@ -78,6 +84,7 @@ class Supervisor implements RunningServer {
 
   async close(): Promise<void> {
     this.#stopping = true;
+    clearInterval(this.#balancing);
     this.#doors?.close();
     for (const { socket } of this.#waiting.splice(0)) socket.destroy();
     await this.#restarting;
@@ -143,19 +150,20 @@ class Supervisor implements RunningServer {
 
   #lead(connection: GivenConnection): void {
     if (this.#stopping) return void connection.socket.destroy();
-    const worker = this.#nextWorker();
+    const worker = this.#placement.choose(this.#open());
     if (worker) return void worker.give(connection);
     this.#waiting.push(connection);
     if (this.#waiting.length > MAX_WAITING) this.#waiting.shift()!.socket.destroy();
   }
 
-  /** Each in turn. */
-  #nextWorker(): WorkerProcess | undefined {
-    for (let i = 0; i < this.#slots.length; i++) {
-      const { worker } = this.#slots[this.#turn++ % this.#slots.length]!;
-      if (worker.isOpen) return worker;
-    }
-    return undefined;
+  #open(): WorkerProcess[] {
+    return this.#slots.map(({ worker }) => worker).filter(({ isOpen }) => isOpen);
+  }
+
+  #balance(): void {
+    const workers = this.#open();
+    for (const { from, count } of this.#placement.moves(workers)) from.sendAway(count);
+    for (const worker of workers) worker.given = 0;
   }
 
   #serveWaiting(): void {

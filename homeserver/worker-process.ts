@@ -2,6 +2,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import type { DoorName } from './doors.ts';
+import type { Load, Placed } from './placement.ts';
 import type { FromWorker, Place, ToWorker } from './worker-messages.ts';
 
 const PROGRAM = fileURLToPath(new URL('./worker.ts', import.meta.url));
@@ -14,12 +15,15 @@ export interface GivenConnection {
 }
 
 /** A worker as its supervisor sees it. */
-export class WorkerProcess {
+export class WorkerProcess implements Placed {
   /** When it serves; rejects with what it says when it cannot start. */
   readonly ready: Promise<void>;
   /** How it ended. */
   readonly ended: Promise<string>;
   readonly startedAt = Date.now();
+  load: Load = { busy: 0, connections: 0, isHome: false };
+  /** To be set back now and then. */
+  given = 0;
   readonly #child: ChildProcess;
   /** What it has not confirmed to have. */
   readonly #given = new Map<number, GivenConnection>();
@@ -46,6 +50,9 @@ export class WorkerProcess {
           // The worker has it open as well: only this process's half is closed.
           this.#given.get(message.n)?.socket.destroy();
           return void this.#given.delete(message.n);
+        case 'load':
+          this.load = message.load;
+          return;
         case 'refused':
           why = message.why;
       }
@@ -80,8 +87,13 @@ export class WorkerProcess {
 
   give(connection: GivenConnection): void {
     const n = ++this.#count;
+    this.given++;
     this.#given.set(n, connection);
     this.#send({ t: 'connection', n, door: connection.door }, connection.socket);
+  }
+
+  sendAway(count: number): void {
+    this.#send({ t: 'send-away', count });
   }
 
   reload(): void {

@@ -2,12 +2,16 @@
 import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { configFrom, explain, openLog, readCommandLine } from './command-line.ts';
-import type { RunningServer } from './running-server.ts';
+import type { Load } from './placement.ts';
 import { startServer } from './server.ts';
 import type { FromWorker, Place, ToWorker } from './worker-messages.ts';
 
+/** How often a worker says how busy it is, in milliseconds, and what difference is worth a word. */
+const LOAD_INTERVAL = 1000;
+const WORTH_TELLING = 0.02;
+
 class Worker {
-  #server: (RunningServer & { give: Give }) | undefined;
+  #server: Awaited<ReturnType<typeof startServer>> | undefined;
   #log: Logger | undefined;
   #stopping = false;
 
@@ -20,6 +24,8 @@ class Worker {
         // Undefined when it was closed on the way.
         if (socket) this.#server?.give(message.door, socket);
         return;
+      case 'send-away':
+        return this.#server?.sendAway(message.count);
       case 'reload':
         return this.#server?.reload().then(
           () => this.#log?.info('certificate read again'),
@@ -43,6 +49,24 @@ class Worker {
     });
     log.info('started');
     tell({ t: 'ready' });
+    this.#tellLoad(server);
+  }
+
+  #tellLoad({ standing }: Awaited<ReturnType<typeof startServer>>): void {
+    let before = performance.eventLoopUtilization();
+    let told: Load = { busy: 0, connections: 0, isHome: false };
+    setInterval(() => {
+      const now = performance.eventLoopUtilization();
+      const load = { busy: performance.eventLoopUtilization(now, before).utilization, ...standing() };
+      before = now;
+      const isNews =
+        Math.abs(load.busy - told.busy) > WORTH_TELLING ||
+        load.connections !== told.connections ||
+        load.isHome !== told.isHome;
+      if (!isNews) return;
+      told = load;
+      tell({ t: 'load', load });
+    }, LOAD_INTERVAL).unref();
   }
 
   #refuse(error: unknown): void {
@@ -59,8 +83,6 @@ class Worker {
     else exit();
   }
 }
-
-type Give = Awaited<ReturnType<typeof startServer>>['give'];
 
 function tell(message: FromWorker): void {
   process.send!(message, () => {});

@@ -143,6 +143,38 @@ describe('a cluster', () => {
     await end(all);
   });
 
+  it('lets those rest whom nobody asks, and has told them all before they begin anything', async () => {
+    const all = await processes(4, () => Math.random());
+    const rest = () => {
+      // Not before a while without any activity.
+      for (const { member } of all) for (let i = 0; i < 2; i++) member.rest();
+    };
+    let late = 0;
+    for (let i = 0; i < 60; i++) {
+      rest();
+      const text = `fact ${i}`;
+      await all[i % 3]!.write(text);
+      const has = ({ seen }: Process) => [...seen.values()].includes(text);
+      late += all.filter((process) => !has(process)).length;
+      const asked = all[(i + 1) % 4]!;
+      await new Promise<void>((begin) => asked.member.abreast(begin));
+      assert.ok(has(asked));
+    }
+    assert.ok(late >= 60, `${late} were told later`);
+    rest();
+    await all[0]!.write('the last');
+    for (let i = 0; i < 50 && !all.every(({ seen }) => seen.size === 61); i++)
+      await new Promise((later) => setTimeout(later, 10));
+    for (const { seen, disorder } of all) {
+      assert.deepEqual(disorder, []);
+      assert.deepEqual([...seen], [...all[0]!.seen]);
+      assert.equal(seen.size, 61);
+    }
+    // Whoever rests takes part when others go.
+    rest();
+    for (const { member } of all) await member.leave();
+  });
+
   it('tells topics in the same order, and calls the one that has the duty', async () => {
     const all = await processes(3);
     const heard = all.map(() => [] as unknown[]);

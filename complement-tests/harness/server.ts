@@ -279,7 +279,8 @@ async function one(common: Common, certificate: Certificate, extra: Json): Promi
   const [clientPort, federationPort] = [await freePort(), await freePort()];
   const configFile = join(common.folder, 'config.yaml');
   const dataDir = join(common.folder, 'data');
-  const shared = WORKERS > 1 ? { workers: WORKERS } : {};
+  // So that each has something to do.
+  const shared = WORKERS > 1 ? { workers: WORKERS, cluster: { fill: 0 } } : {};
   const caFile = certificate.certFile;
   writeFileSync(
     configFile,
