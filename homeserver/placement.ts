@@ -22,7 +22,7 @@ export interface Move<P extends Placed> {
 
 /** Who is so much busier than it should be sends connections away. */
 const TOO_MUCH = 0.25;
-/** With as much of the limit in use all together would be at ease with one process less. */
+/** Where that part of the limit is enough for all with fewer processes, fewer are used. */
 const AT_EASE = 0.75;
 /** The part of its connections that a process with too much to do sends away at once. */
 const PART = 0.25;
@@ -67,11 +67,10 @@ export class Placement {
       return isAnyAtEase
         ? tooBusy.map((from) => ({ from, count: partOf(from, 1 - even / from.load.busy) }))
         : [];
+    const needed = Math.max(1, Math.ceil(total / (this.#fill * AT_EASE)));
     const used = ordered.filter(({ load }) => load.connections > 0);
-    const last = used.at(-1);
-    if (!last || used.length < 2 || total > this.#fill * AT_EASE * (used.length - 1)) return [];
     // With their next answers, which are spread over some time by themselves.
-    return [{ from: last, count: last.load.connections }];
+    return used.slice(needed).map((from) => ({ from, count: from.load.connections }));
   }
 }
 

@@ -52,9 +52,12 @@ describe('connections', () => {
 
   it('are brought together again when there is less to do', () => {
     const placement = new Placement(0.5);
-    const last = process('c', 0.05, 6);
-    const all = [process('a', 0.2, 100), process('b', 0.3, 10, true), last];
-    assert.deepEqual(placement.moves(all), [{ from: last, count: 6 }]);
+    const [third, fourth] = [process('c', 0.05, 6), process('d', 0.1, 9)];
+    const all = [process('a', 0.2, 100), process('b', 0.3, 10, true), third, fourth];
+    assert.deepEqual(placement.moves(all), [
+      { from: third, count: 6 },
+      { from: fourth, count: 9 },
+    ]);
     assert.deepEqual(placement.moves([process('a', 0.3, 100), process('b', 0.4, 10, true)]), []);
     assert.deepEqual(placement.moves([process('a', 0.3, 100, true), process('b', 0, 0)]), []);
   });
