@@ -18,6 +18,9 @@ const SPEAKERS = 8;
 const LISTENERS = 6;
 /** Rooms of a process that has died are served by others again within this. */
 const HAND_OVER_MS = 5_000;
+/** Whoever waits in a sync is served within this once Redis is there again, empty. */
+const SERVED_AGAIN_MS = 5_000;
+const REDIS_ROUNDS = 4;
 /** After everything is whole again all have to have heard everything within this. */
 const HEALED_WITHIN_MS = 60_000;
 
@@ -96,6 +99,53 @@ describe(`a server of ${PROCESSES} processes that die (seed ${SEED})`, { skip },
         assert.deepEqual(listener.shown.get(room), listeners[0]!.shown.get(room), 'all see one order');
     assert.ok(acknowledged.length > SECONDS * 5, `${acknowledged.length} acknowledged`);
     assert.ok(quantile(handOver, 0.99) < HAND_OVER_MS);
+  });
+
+  it('loses nothing with Redis, and serves those who wait soon after it is back', async (t) => {
+    const anyDoor = () => random.pick(home.processes).url;
+    const listeners = people.slice(0, LISTENERS).map((client) => new Listener(client, anyDoor));
+    const speakers = people.map((client) => new Speaker(client, anyDoor, 'says meanwhile'));
+    for (const listener of listeners) await listener.sync(0);
+    const working = [
+      ...listeners.map((listener) => listener.run()),
+      ...speakers.map((speaker, i) => speaker.run(random.for(`redis ${i}`), rooms, 100)),
+    ];
+    const probe = new Speaker(people[0]!, anyDoor, 'asks');
+    const delays: number[] = [];
+    for (let round = 0; round < REDIS_ROUNDS; round++) {
+      await sleep(1_000);
+      if (round % 2 === 0) await home.redis.flush();
+      else {
+        await home.redis.kill();
+        await sleep(random.between(100, 1_500));
+        await home.redis.restart();
+      }
+      const back = Date.now();
+      await probe.say(rooms[round % ROOMS]!);
+      const { room, body } = probe.acknowledged.at(-1)!;
+      for (const listener of listeners) {
+        while (!listener.shown.get(room)?.includes(body) && Date.now() < back + HEALED_WITHIN_MS)
+          await sleep(10);
+        delays.push(Date.now() - back);
+      }
+    }
+    for (const speaker of speakers) speaker.stopped = true;
+    const acknowledged = () => [...speakers, probe].flatMap((speaker) => speaker.acknowledged);
+    await sleep(500);
+    const complete = () => listeners.every((listener) => missing(listener, acknowledged()).length === 0);
+    for (const end = Date.now() + HEALED_WITHIN_MS; Date.now() < end && !complete(); ) await sleep(100);
+    for (const listener of listeners) listener.stopped = true;
+    await Promise.all(working);
+    t.diagnostic(
+      `served ${quantile(delays, 0.5)} ms after Redis is back at the median, ${Math.max(...delays)} at the most`,
+    );
+    for (const { failures } of [...listeners, ...speakers, probe]) assert.deepEqual(failures, []);
+    for (const listener of listeners) {
+      assert.deepEqual(missing(listener, acknowledged()), []);
+      assert.deepEqual(repeated(listener), []);
+      assert.deepEqual(disordered(listener, acknowledged()), []);
+    }
+    assert.ok(Math.max(...delays) < SERVED_AGAIN_MS, `${delays}`);
   });
 
   it('is restarted process by process without a failed request', async () => {

@@ -68,9 +68,11 @@ export class Placement {
         ? tooBusy.map((from) => ({ from, count: partOf(from, 1 - even / from.load.busy) }))
         : [];
     const needed = Math.max(1, Math.ceil(total / (this.#fill * AT_EASE)));
-    const used = ordered.filter(({ load }) => load.connections > 0);
     // With their next answers, which are spread over some time by themselves.
-    return used.slice(needed).map((from) => ({ from, count: from.load.connections }));
+    return ordered
+      .slice(needed)
+      .filter(({ load }) => load.connections > 0)
+      .map((from) => ({ from, count: from.load.connections }));
   }
 }
 

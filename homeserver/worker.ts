@@ -54,18 +54,23 @@ class Worker {
 
   #tellLoad({ standing }: Awaited<ReturnType<typeof startServer>>): void {
     let before = performance.eventLoopUtilization();
-    let told: Load = { busy: 0, connections: 0, isHome: false };
-    setInterval(() => {
-      const now = performance.eventLoopUtilization();
-      const load = { busy: performance.eventLoopUtilization(now, before).utilization, ...standing() };
-      before = now;
+    let told: Load | undefined;
+    const look = (busy: number) => {
+      const load = { busy, ...standing() };
       const isNews =
+        told === undefined ||
         Math.abs(load.busy - told.busy) > WORTH_TELLING ||
         load.connections !== told.connections ||
         load.isHome !== told.isHome;
       if (!isNews) return;
       told = load;
       tell({ t: 'load', load });
+    };
+    look(0);
+    setInterval(() => {
+      const now = performance.eventLoopUtilization();
+      look(performance.eventLoopUtilization(now, before).utilization);
+      before = now;
     }, LOAD_INTERVAL).unref();
   }
 

@@ -60,5 +60,7 @@ describe('connections', () => {
     ]);
     assert.deepEqual(placement.moves([process('a', 0.3, 100), process('b', 0.4, 10, true)]), []);
     assert.deepEqual(placement.moves([process('a', 0.3, 100, true), process('b', 0, 0)]), []);
+    const stray = process('a', 0.1, 3);
+    assert.deepEqual(placement.moves([stray, process('b', 0, 0, true)]), [{ from: stray, count: 3 }]);
   });
 });

@@ -52,12 +52,15 @@ export class Speaker {
   readonly failures: string[] = [];
   readonly #client: Client;
   readonly #doors: Doors;
+  readonly #name: string;
   #n = 0;
   stopped = false;
 
-  constructor(client: Client, doors: Doors) {
+  /** @param name makes what it says differ from what others say for the same client */
+  constructor(client: Client, doors: Doors, name = 'says') {
     this.#client = client;
     this.#doors = doors;
+    this.#name = name;
   }
 
   async run(random: Random, rooms: readonly string[], pause: number): Promise<void> {
@@ -69,7 +72,7 @@ export class Speaker {
 
   async say(room: string): Promise<void> {
     const sender = this.#client.userId;
-    const body = `${sender} ${this.#n++}`;
+    const body = `${sender} ${this.#name} ${this.#n++}`;
     const tried = Date.now();
     const target = `/_matrix/client${path`/v3/rooms/${room}/send/m.room.message/${nextTransactionId()}`}`;
     const content = { msgtype: 'm.text', body };

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort } from '../ports.ts';
@@ -30,6 +31,15 @@ export class Redis {
     const options = ['--port', String(this.port), '--bind', '127.0.0.1', '--save', '', '--dir', this.#folder];
     this.#child = spawn(redisServer()!, options, { stdio: 'ignore' });
     for (let i = 0; i < 400 && !(await this.#listens()); i++) await sleep(25);
+  }
+
+  /** Forgets everything. */
+  async flush(): Promise<void> {
+    const socket = createConnection(this.port, '127.0.0.1');
+    socket.write('FLUSHALL\r\n');
+    const [answer] = (await once(socket, 'data')) as [Buffer];
+    socket.destroy();
+    if (!answer.toString().startsWith('+OK')) throw new Error(answer.toString());
   }
 
   async kill(): Promise<void> {
