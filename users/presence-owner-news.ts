@@ -14,6 +14,14 @@ interface SyncingDevice {
   active: boolean;
 }
 
+/** What a sync does to the presence of its user. */
+export interface PresenceOfSync {
+  /** Resolves when all know of it, whether or not that went well; `undefined` where there is nothing to wait for. */
+  readonly told: Promise<void> | undefined;
+  /** To be called when the sync is answered. */
+  done(): void;
+}
+
 /**
  * What this process tells of devices that sync here to those that have their users: what is new at once, and every now
  * and then that it goes on, so that a sync costs no call.
@@ -26,8 +34,7 @@ export class OwnerNews {
     this.#tell = tell;
   }
 
-  /** @returns to be called when the sync is answered */
-  sync(userId: string, deviceId: string, presence: string): () => void {
+  sync(userId: string, deviceId: string, presence: string): PresenceOfSync {
     const key = `${userId} ${deviceId}`;
     let device = this.#devices.get(key);
     if (!device) {
@@ -39,10 +46,13 @@ export class OwnerNews {
     device.presence = presence;
     device.active = true;
     device.waiting++;
-    if (isNew) this.#send(device, now);
+    const told = isNew ? this.#send(device, now) : undefined;
     const syncing = device;
-    return () => {
-      syncing.waiting--;
+    return {
+      told,
+      done: () => {
+        syncing.waiting--;
+      },
     };
   }
 
@@ -50,21 +60,21 @@ export class OwnerNews {
   renew(now: number): void {
     for (const [key, device] of this.#devices) {
       const isDue = now - device.toldTs >= RENEWAL;
-      if (isDue && (device.waiting > 0 || device.active)) this.#send(device, now);
+      if (isDue && (device.waiting > 0 || device.active)) void this.#send(device, now);
       else if (isDue && device.waiting === 0) this.#devices.delete(key);
     }
   }
 
   /** Users may be another process's by now. */
   renewAll(now: number): void {
-    for (const device of this.#devices.values()) this.#send(device, now);
+    for (const device of this.#devices.values()) void this.#send(device, now);
   }
 
-  #send(device: SyncingDevice, now: number): void {
+  #send(device: SyncingDevice, now: number): Promise<void> {
     const { userId, deviceId, presence, active } = device;
     device.toldTs = now;
     device.active = false;
-    this.#tell(userId, 'presence.sync', { deviceId, presence, active }).catch(() => {
+    return this.#tell(userId, 'presence.sync', { deviceId, presence, active }).catch(() => {
       device.toldTs = 0;
     });
   }

@@ -2,7 +2,7 @@ import type { Cluster, Json } from '@trellis/cluster/cluster.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { PresenceChange, PresenceState, Stream } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
-import { OwnerNews } from './presence-owner-news.ts';
+import { OwnerNews, type PresenceOfSync } from './presence-owner-news.ts';
 import { OFFLINE, PresentUser } from './presence-user.ts';
 
 export interface PresenceDeps {
@@ -30,7 +30,7 @@ const MAX_LOG = 5_000;
 /** How often it is told that another server goes on saying the same. */
 const HEARD_INTERVAL = 5 * 60_000;
 
-const NOTHING = () => {};
+const NOTHING: PresenceOfSync = { told: undefined, done: () => {} };
 
 /**
  * Presence of local users by what their devices do, and of others by what their servers say (spec: "Presence").
@@ -89,8 +89,8 @@ export class Presence {
     this.#timer = setInterval(() => this.sweep(), SWEEP_INTERVAL).unref();
   }
 
-  /** A sync shows that the user is there; the function is to be called when the sync is answered. */
-  sync(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void {
+  /** A sync shows that the user is there. */
+  sync(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): PresenceOfSync {
     if (!this.enabled) return NOTHING;
     if (!this.#owns(userId)) {
       if (presence === 'offline' && (this.#known.get(userId)?.state ?? OFFLINE).presence === 'offline')
@@ -100,8 +100,8 @@ export class Presence {
     if (presence === 'offline' && !this.#present.has(userId)) return NOTHING;
     const now = Date.now();
     const done = this.#user(userId).beginSync(deviceId, presence, now);
-    quietly(this.#announce([userId], now));
-    return done;
+    const told = this.#announce([userId], now)?.catch(() => {});
+    return { told, done };
   }
 
   /** @param statusMsg `null` takes it away */

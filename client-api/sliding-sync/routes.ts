@@ -60,11 +60,11 @@ class SlidingSync {
     const underWay = connection.begin(request.pos);
     this.#connections.measure(name);
     onHurry(http, reply, () => underWay.abort());
-    const presenceDone = sources.touchPresence(userId, deviceId ?? '', request.presence);
+    const { done } = sources.touchPresence(userId, deviceId ?? '', request.presence);
     try {
       return sendJson(reply, await this.#poll({ userId, deviceId, connection }, request, underWay));
     } finally {
-      presenceDone();
+      done();
       connection.end(underWay);
     }
   }

@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import { setTimeout as delay } from 'node:timers/promises';
 import { onHurry } from '@trellis/cluster/owned-routes.ts';
 import { invalidParam } from '@trellis/protocol/errors.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -12,6 +13,9 @@ import { parseSyncToken } from './token.ts';
 
 /** Clients may ask to be kept waiting this long at the most, in milliseconds. */
 const MAX_TIMEOUT = 5 * 60_000;
+
+/** How long a client's first sync waits for others to know that its user is there, in milliseconds. */
+const PRESENCE_LIMIT = 500;
 
 export interface SyncDeps {
   readonly sources: SyncSources;
@@ -66,8 +70,11 @@ export function syncRoutes(app: FastifyInstance, { sources, relations }: SyncDep
 
       const aborted = new AbortController();
       onHurry(request, reply, () => aborted.abort());
-      const presenceDone = sources.touchPresence(userId, deviceId, presence);
-      const json = await poll(syncRequest, timeoutOf(query.timeout), aborted.signal).finally(presenceDone);
+      const { told, done } = sources.touchPresence(userId, deviceId, presence);
+      // So that a client that has just begun is not woken by itself.
+      if (since === undefined && told)
+        await Promise.race([told, delay(PRESENCE_LIMIT, undefined, { ref: false })]);
+      const json = await poll(syncRequest, timeoutOf(query.timeout), aborted.signal).finally(done);
       reply.header('content-type', 'application/json');
       return reply.send(Buffer.from(json));
     },

@@ -59,7 +59,11 @@ export interface SyncSources {
   presenceOf(userIds: Iterable<string>): PresenceEvent[];
   presenceEnabled: boolean;
   /** A sync shows that the user is there; the function is to be called when the sync is answered. */
-  touchPresence(userId: string, deviceId: string, presence: 'online' | 'unavailable' | 'offline'): () => void;
+  touchPresence(
+    userId: string,
+    deviceId: string,
+    presence: 'online' | 'unavailable' | 'offline',
+  ): { readonly told: Promise<void> | undefined; done(): void };
   unread(userId: string, roomId: string): Promise<UnreadCounts>;
   ignoredUsers(userId: string): Promise<ReadonlySet<string>>;
   /** Events that are told of whatever the limit of the timeline is (MSC4354). */

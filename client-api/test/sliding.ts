@@ -99,7 +99,7 @@ export class SlidingServer {
       presence: async () => [],
       presenceOf: () => [],
       presenceEnabled: false,
-      touchPresence: () => () => {},
+      touchPresence: () => ({ told: undefined, done: () => {} }),
       unread: async () => ({ notify: 0, highlight: 0, threads: new Map() }),
       ignoredUsers: (user) => this.accountData.ignoredUsers(user),
       hidesInvite: async () => false,

@@ -39,7 +39,7 @@ function quietSources({ rooms, memberships }: TestEngine): SyncSources {
     presence: async () => [],
     presenceOf: () => [],
     presenceEnabled: false,
-    touchPresence: () => () => {},
+    touchPresence: () => ({ told: undefined, done: () => {} }),
     unread: async () => ({ notify: 0, highlight: 0, threads: new Map() }),
     ignoredUsers: async () => new Set(),
     hidesInvite: async () => false,

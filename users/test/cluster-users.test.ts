@@ -304,6 +304,16 @@ describe('several processes', () => {
       for (const roomId of rooms) assert.deepEqual(typing.in(roomId), [], roomId);
   });
 
+  it('know of the presence of who begins to sync, before that is answered', async () => {
+    for (const { presence } of processes) {
+      const userId = await newUser();
+      const { told, done } = presence.sync(userId, 'D', 'online');
+      await told;
+      for (const other of processes) assert.equal((await other.presence.get(userId))?.presence, 'online');
+      done();
+    }
+  });
+
   it('agree on presence and typing, also after the death of the process that knew', async () => {
     const userId = await newUser();
     const done = processes.map(({ presence }, i) => presence.sync(userId, `D${i}`, 'online'));
@@ -329,6 +339,6 @@ describe('several processes', () => {
     await other.typing.stop(roomId, userId);
     for (const { typing } of processes.filter((each) => each !== owner))
       assert.deepEqual(typing.in(roomId), []);
-    for (const end of done) end();
+    for (const sync of done) sync.done();
   });
 });

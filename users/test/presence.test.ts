@@ -31,8 +31,8 @@ describe('presence', () => {
   };
 
   it('follows the syncs of devices and tells each change once', () => {
-    const done = presence.sync(ALICE, 'A', 'online');
-    presence.sync(ALICE, 'A', 'online')();
+    const { done } = presence.sync(ALICE, 'A', 'online');
+    presence.sync(ALICE, 'A', 'online').done();
     assert.deepEqual(told, ['a online active']);
     pass(2 * MINUTE);
     assert.deepEqual(told, ['a online active', 'a online'], 'no longer active, but still waiting');
@@ -45,7 +45,7 @@ describe('presence', () => {
 
   it('is that of the most present device', () => {
     presence.sync(ALICE, 'A', 'unavailable');
-    const done = presence.sync(ALICE, 'B', 'online');
+    const { done } = presence.sync(ALICE, 'B', 'online');
     assert.deepEqual(told, ['a unavailable', 'a online active']);
     done();
     pass(31_000);
@@ -82,7 +82,7 @@ describe('presence', () => {
   });
 
   it('is not changed by syncs that say so', () => {
-    presence.sync(ALICE, 'A', 'offline')();
+    presence.sync(ALICE, 'A', 'offline').done();
     assert.deepEqual(told, []);
   });
 
@@ -121,7 +121,7 @@ describe('presence', () => {
 
   it('can be switched off', async () => {
     const off = new Presence({ db, stream, enabled: false });
-    off.sync(ALICE, 'A', 'online')();
+    off.sync(ALICE, 'A', 'online').done();
     off.set(ALICE, 'A', 'online', 'x');
     assert.deepEqual([told, await off.get(ALICE)], [[], undefined]);
   });
