@@ -71,6 +71,8 @@ export class Coordinator {
   readonly #awaited = new Set<string>();
   #drained: (() => void) | undefined;
   #items: Item[] = [];
+  /** Whether those that rest are to be told these at once. */
+  #isUrgent = false;
   /** What those that rest have not been told yet. */
   #late: Item[] = [];
   #lateTimer: NodeJS.Timeout | undefined;
@@ -206,8 +208,7 @@ export class Coordinator {
         return;
       }
       case 'complete':
-        if (!this.#order.complete(from, message.s, message.p, message.x, { member: from, n: message.n }))
-          this.#deps.send(from, { t: 'refused', n: message.n });
+        if (!this.#order.complete(from, message)) this.#deps.send(from, { t: 'refused', n: message.n });
         return;
       case 'announce':
         this.#tell(['announce', message.s, message.x], { member: from, n: message.n });
@@ -343,6 +344,7 @@ export class Coordinator {
 
   #tell(item: Item, waiter: Waiter | undefined): void {
     this.#items.push(item);
+    this.#isUrgent ||= item[0] !== 'change' || item[4];
     if (waiter) this.#waiters.push(waiter);
     if (this.#items.length >= MAX_ITEMS) this.#flush();
     if (this.#flushing) return;
@@ -368,7 +370,7 @@ export class Coordinator {
     const told = { t: 'tell', q: number, items, ack } as const;
     const all = [...this.#members];
     const resting = all.filter(([, member]) => member.resting);
-    if (resting.length === 0 || this.#undone.at(-1)?.number === number) {
+    if (resting.length === 0 || this.#isUrgent) {
       this.#flushLate();
       send([...this.#members.keys()], told);
     } else {
@@ -388,6 +390,7 @@ export class Coordinator {
         this.#settle();
       },
     );
+    this.#isUrgent = false;
     if (this.#members.size === 0) this.#settle();
   }
 

@@ -96,8 +96,8 @@ export class ClusterMember implements Cluster {
         return (tx) => requireMember(tx, { memberId: this.self, term: () => term });
       },
       reserve: (s, c, g) => this.#ask((n) => ({ t: 'reserve', n, s, c, g })),
-      complete: async (s, p, changes) => {
-        await this.#ask((n) => ({ t: 'complete', n, s, p, x: JSON.stringify(changes) }));
+      complete: async (s, p, changes, u) => {
+        await this.#ask((n) => ({ t: 'complete', n, s, p, x: JSON.stringify(changes), u }));
       },
     };
     const failed = Promise.withResolvers<string>();

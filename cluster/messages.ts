@@ -12,7 +12,7 @@ export interface ViewJson {
 /** One thing that all members are told, in the order of telling. Texts are JSON, passed on as they are. */
 export type Item =
   /** A stream has come to a position, with the changes there. */
-  | readonly ['change', stream: string, position: number, changes: string]
+  | readonly ['change', stream: string, position: number, changes: string, isUrgent: boolean]
   /** A stream has come to a position; changes of someone who died may lie before it. */
   | readonly ['skip', stream: string, position: number]
   | readonly ['announce', topic: string, payload: string]
@@ -27,7 +27,14 @@ export type ToCoordinator =
   /** Takes part in duties from now on. */
   | { readonly t: 'ready' }
   | { readonly t: 'reserve'; readonly n: number; readonly s: string; readonly c: number; readonly g: number }
-  | { readonly t: 'complete'; readonly n: number; readonly s: string; readonly p: number; readonly x: string }
+  | {
+      readonly t: 'complete';
+      readonly n: number;
+      readonly s: string;
+      readonly p: number;
+      readonly x: string;
+      readonly u: boolean;
+    }
   | { readonly t: 'announce'; readonly n: number; readonly s: string; readonly x: string }
   /** Everything up to this number was taken in. */
   | { readonly t: 'ack'; readonly q: number }

@@ -1,4 +1,4 @@
-import type { Item } from './messages.ts';
+import type { Item, ToCoordinator } from './messages.ts';
 
 /** Whom to tell once everybody has taken in a part of the order. */
 export interface Waiter {
@@ -8,7 +8,7 @@ export interface Waiter {
 
 interface Reserved {
   readonly by: string;
-  done?: { readonly changes: string; readonly waiter: Waiter | undefined };
+  done?: { readonly changes: string; readonly isUrgent: boolean; readonly waiter: Waiter | undefined };
   /** Its writer has died, and may have stored something there. */
   lost?: boolean;
 }
@@ -56,11 +56,14 @@ export class Order {
   }
 
   /** @returns whether the position was that member's and open */
-  complete(by: string, stream: string, position: number, changes: string, waiter: Waiter): boolean {
+  complete(
+    by: string,
+    { s: stream, p: position, x: changes, u: isUrgent, n }: Extract<ToCoordinator, { t: 'complete' }>,
+  ): boolean {
     const sequence = this.#sequences.get(stream);
     const entry = sequence?.reserved.get(position);
     if (!sequence || entry?.by !== by || entry.done || entry.lost) return false;
-    entry.done = { changes, waiter };
+    entry.done = { changes, isUrgent, waiter: { member: by, n } };
     this.#advance(stream, sequence);
     return true;
   }
@@ -79,7 +82,7 @@ export class Order {
       if (!done && !lost) break;
       sequence.reserved.delete(position);
       sequence.current = position;
-      if (done) this.#emit(['change', stream, position, done.changes], done.waiter);
+      if (done) this.#emit(['change', stream, position, done.changes, done.isUrgent], done.waiter);
       else this.#emit(['skip', stream, position], undefined);
     }
   }

@@ -64,6 +64,8 @@ export const eventChangeCodec: ChangeCodec<EventChange> = {
     memberships: change.memberships,
     move: move && encodeMove(move),
   }),
+  // Other servers are to hear of it from the process that has their queue.
+  isUrgent: ({ servers }) => servers !== undefined && servers.before.length + servers.after.length > 0,
   decode(json): EventChange {
     const { room, event, servers, memberships, ...rest } = json as ChangeJson;
     return {

@@ -25,13 +25,15 @@ export interface Sequencer {
   /** See `Stream.guard`. */
   guard(): Guard;
   /** Ends a reserved position. Resolves once every process has heard of the changes; rejects when they never will. */
-  complete(stream: string, position: number, changes: readonly unknown[]): Promise<void>;
+  complete(stream: string, position: number, changes: readonly unknown[], isUrgent: boolean): Promise<void>;
 }
 
 /** How changes travel between processes: JSON values. */
 export interface ChangeCodec<Change> {
   encode(change: Change): unknown;
   decode(json: unknown): Change;
+  /** Whether some process may have to act on it at once; else those that nobody asks anything hear of it somewhat later. */
+  isUrgent?(change: Change): boolean;
 }
 
 /**
@@ -146,7 +148,7 @@ export class Stream<Change> {
     if (this.#sequencer) {
       if (changes.length > 0) this.#own.set(position, changes);
       return this.#sequencer
-        .complete(this.name, position, changes.map(this.#codec.encode))
+        .complete(this.name, position, changes.map(this.#codec.encode), this.#isUrgent(changes))
         .finally(() => this.#own.delete(position));
     }
     const entry = this.#pending.get(position);
@@ -189,6 +191,10 @@ export class Stream<Change> {
     const from = this.#current;
     this.#current = Math.max(from, to);
     for (const { gap } of this.#listeners) gap?.({ from, to: this.#current });
+  }
+
+  #isUrgent(changes: readonly Change[]): boolean {
+    return changes.some((change) => this.#codec.isUrgent?.(change) === true);
   }
 
   #reserveHere(gapBefore: number): number {

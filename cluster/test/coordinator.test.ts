@@ -106,6 +106,71 @@ describe('a coordinator on a bus that hands over', () => {
   });
 });
 
+describe('a coordinator of members that rest', () => {
+  it('tells them later, but not what is urgent nor what they ask for', async () => {
+    const registry = {
+      members: async () => ['m', 'o'].map((id) => ({ id, roles: ROLES, address: '', ready: true })),
+      admit: async () => true,
+    } as unknown as Registry;
+    const sent: Array<readonly [to: string | readonly string[], message: ToMember]> = [];
+    const coordinator = new Coordinator({
+      self: 'c',
+      term: 1,
+      registry,
+      processesPerHome: 1,
+      log: { info: () => {}, warn: () => {}, error: () => {} },
+      starts: new Map([['events', 10]]),
+      send: (to, message) => void sent.push([to, message]),
+      handedOver: (_to, then) => setImmediate(then),
+      connect: () => {},
+      disconnect: () => {},
+      isDown: () => false,
+      valid: () => true,
+    });
+    const turn = () => new Promise(setImmediate);
+    for (const id of ['m', 'o']) coordinator.handle(id, { t: 'join', ready: true });
+    await turn();
+    let n = 0;
+    const complete = async (u: boolean) => {
+      sent.length = 0;
+      coordinator.handle('m', { t: 'reserve', n: ++n, s: 'events', c: 1, g: 0 });
+      const { p } = sent.pop()![1] as Extract<ToMember, { t: 'reserved' }>;
+      coordinator.handle('m', { t: 'complete', n: ++n, s: 'events', p, x: '[]', u });
+      await turn();
+      await turn();
+    };
+    /** How many things each was told, in the order of telling. */
+    const told = () =>
+      sent.flatMap(([to, message]) => (message.t === 'tell' ? [[[to].flat(), message.items.length]] : []));
+    await complete(false);
+    assert.deepEqual(told(), [[['m', 'o'], 1]]);
+    coordinator.handle('o', { t: 'rest' });
+    await complete(false);
+    assert.deepEqual(told(), [[['m'], 1]]);
+    await complete(false);
+    await complete(true);
+    assert.deepEqual(told(), [
+      [['o'], 2],
+      [['m', 'o'], 1],
+    ]);
+    await complete(false);
+    sent.length = 0;
+    coordinator.handle('o', { t: 'wake', n: 99 });
+    assert.deepEqual(told(), [[['o'], 1]]);
+    assert.deepEqual(sent.at(-1), ['o', { t: 'done', ns: [99] }]);
+    await complete(false);
+    assert.deepEqual(told(), [[['m', 'o'], 1]]);
+    coordinator.handle('o', { t: 'rest' });
+    await complete(false);
+    await new Promise((later) => setTimeout(later, 100));
+    assert.deepEqual(told(), [
+      [['m'], 1],
+      [['o'], 1],
+    ]);
+    coordinator.stop();
+  });
+});
+
 describe('rooms', () => {
   const members = (count: number) =>
     Array.from({ length: count }, (_, i) => ({ id: `m${i}`, roles: ROLES, address: '' }));
