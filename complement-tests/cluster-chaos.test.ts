@@ -20,7 +20,7 @@ const LISTENERS = 6;
 const HAND_OVER_MS = 5_000;
 /** Whoever waits in a sync is served within this once Redis is there again, empty. */
 const SERVED_AGAIN_MS = 5_000;
-const REDIS_ROUNDS = 4;
+const REDIS_ROUNDS = SECONDS > 60 ? 10 : 2;
 /** After everything is whole again all have to have heard everything within this. */
 const HEALED_WITHIN_MS = 60_000;
 
@@ -143,7 +143,8 @@ describe(`a server of ${PROCESSES} processes that die (seed ${SEED})`, { skip },
     for (const listener of listeners) {
       assert.deepEqual(missing(listener, acknowledged()), []);
       assert.deepEqual(repeated(listener), []);
-      assert.deepEqual(disordered(listener, acknowledged()), []);
+      for (const { acknowledged: own } of [...speakers, probe])
+        assert.deepEqual(disordered(listener, own), []);
     }
     assert.ok(Math.max(...delays) < SERVED_AGAIN_MS, `${delays}`);
   });
