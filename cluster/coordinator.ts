@@ -11,6 +11,8 @@ const MAX_ITEMS = 500;
 const LATE_MS = 40;
 /** How long members of the last term have to come over to this one, in milliseconds. */
 const TAKE_OVER_MS = 3_000;
+/** The same for the coordinator before, which has given no sign of life for as long as its lease was. */
+const LAST_HOLDER_MS = 1_500;
 /** Between tries to shut a member out while the database is away, in milliseconds. */
 const RETRY_MS = 200;
 
@@ -114,8 +116,12 @@ export class Coordinator {
     });
   }
 
-  /** Calls the members of the terms before. Those that do not come are shut out. */
-  async start(): Promise<void> {
+  /**
+   * Calls the members of the terms before. Those that do not come are shut out.
+   *
+   * @param lastHolder who let the lease run out
+   */
+  async start(lastHolder = ''): Promise<void> {
     for (const member of await this.#deps.registry.members()) {
       this.#known.set(member.id, member);
       // Who is still starting has no duties; its event loop may be busy.
@@ -128,8 +134,12 @@ export class Coordinator {
       this.#deps.connect(member);
       this.#deps.send(member.id, { t: 'term' });
     }
+    const shutOut = (id: string) => this.fence(id, 'did not come over to the new coordinator');
     setTimeout(() => {
-      for (const id of this.#awaited) this.fence(id, 'did not come over to the new coordinator');
+      if (this.#awaited.has(lastHolder)) shutOut(lastHolder);
+    }, LAST_HOLDER_MS).unref();
+    setTimeout(() => {
+      for (const id of this.#awaited) shutOut(id);
     }, TAKE_OVER_MS).unref();
   }
 

@@ -122,7 +122,7 @@ export class Leadership {
     if (!present) return shutOut();
     if (expired) {
       const won = await registry.takeLease(self);
-      if (won !== undefined) await this.#lead(won, asked);
+      if (won !== undefined) await this.#lead(won, asked, holder);
       return;
     }
     if (term === joined()) {
@@ -139,8 +139,11 @@ export class Leadership {
     join(holder, term);
   }
 
-  /** @param asked when the lease was asked for, by this process's clock: it holds from there */
-  async #lead(term: number, asked: number): Promise<void> {
+  /**
+   * @param asked when the lease was asked for, by this process's clock: it holds from there
+   * @param lastHolder who had it before
+   */
+  async #lead(term: number, asked: number, lastHolder: string): Promise<void> {
     const { self, bus, registry, processesPerHome, log, starts, post, join } = this.#deps;
     this.#stepDown();
     log.info({ term, member: self }, 'this process coordinates the others');
@@ -167,7 +170,7 @@ export class Leadership {
       valid: () => performance.now() < leading.until,
     });
     if (this.#leading !== leading) return;
-    await coordinator.start();
+    await coordinator.start(lastHolder);
     leading.coordinator = coordinator;
     join(self, term);
   }
