@@ -105,13 +105,11 @@ export class Coordinator {
       },
       joined: () => this.#serving(),
       activate: (view) => {
-        this.#tell(['view', view], undefined);
         this.#after.push(() => this.#dismiss(view.members));
+        this.#tell(['view', view], undefined);
       },
-      taken: (members) => {
-        // The view may still be on its way to some.
-        this.#onceDone(() => this.#dismiss(members));
-      },
+      // The view may still be on its way to some.
+      taken: (members) => this.#onceDone(() => this.#dismiss(members)),
       shutOut: (member) => this.fence(member, 'did not give up its duties'),
     });
   }
