@@ -1,13 +1,15 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { bareJoin } from './bare-join.ts';
+import { BenchClient } from './client.ts';
+import { ProcessStats } from './process-stats.ts';
+import type { Served } from './server.ts';
 
 /**
- * Joins a homeserver to a large room that simulated servers hand out, and prints when a client sees it, when the server
- * has all its members, and how much memory that took. See README.md beside this folder.
+ * Joins a homeserver to large rooms that simulated servers hand out, one after the other, and prints for each when a
+ * client sees it, when the server has all its members, and how much memory that took. See README.md beside this folder.
  */
 const { values } = parseArgs({
   options: {
@@ -15,70 +17,102 @@ const { values } = parseArgs({
     members: { type: 'string', default: '10000' },
     servers: { type: 'string', default: '10' },
     port: { type: 'string', default: '18600' },
+    /** Joined one after the other, each on servers of its own: the homeserver is warm from the second on. */
+    rooms: { type: 'string', default: '1' },
     /** Processes of the homeserver, without those of its database. */
     pids: { type: 'string', default: '' },
     full: { type: 'boolean', default: false },
     timeout: { type: 'string', default: '900' },
+    /** Prints when each request of the homeserver came and was answered, until the client saw the room. */
+    requests: { type: 'boolean', default: false },
   },
 });
 const members = Number(values.members);
-const SAMPLE_MS = 50;
-const LAZY = JSON.stringify({
-  room: { timeline: { limit: 1 }, state: { lazy_load_members: true } },
-  presence: { types: [] },
-});
+const pids = values.pids.split(',').filter(Boolean).map(Number);
+const LAZY = encodeURIComponent(
+  JSON.stringify({
+    room: { timeline: { limit: 1 }, state: { lazy_load_members: true } },
+    presence: { types: [] },
+  }),
+);
+/** The simulated servers are to be warm: what they take is in the way of whoever is measured. */
+const BARE_JOINS = values.full ? 3 : 30;
 
-const { resident, roomId } = await startResident();
-try {
-  console.log(JSON.stringify(await measure()));
-} finally {
-  resident.kill('SIGTERM');
+for (let i = 0; i < Number(values.rooms); i++) {
+  const { resident, roomId } = await startResident(Number(values.port) + i * Number(values.servers));
+  try {
+    console.log(JSON.stringify({ room: i + 1, ...(await measure(resident, roomId)) }));
+  } finally {
+    resident.kill('SIGTERM');
+  }
 }
 
-async function startResident(): Promise<{ resident: ChildProcess; roomId: string }> {
-  const { servers, port, full } = values;
-  const args = ['--members', values.members, '--servers', servers, '--port', port];
+async function startResident(port: number): Promise<{ resident: ChildProcess; roomId: string }> {
+  const { servers, full } = values;
+  const args = ['--members', values.members, '--servers', servers, '--port', String(port)];
   const script = join(import.meta.dirname, 'serve.ts');
   const child = spawn(process.execPath, [script, ...args, ...(full ? ['--full'] : [])], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   process.on('exit', () => child.kill());
-  for await (const line of child.stdout) return { resident: child, roomId: String(line).trim() };
-  throw new Error('the simulated servers did not start');
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  child.once('message', (roomId) => resolve(String(roomId)));
+  child.once('exit', () => reject(new Error('the simulated servers did not start')));
+  return { resident: child, roomId: await promise };
 }
 
-async function measure(): Promise<object> {
-  const token = await register();
-  const first = await get(token, `/sync?timeout=0&filter=${encodeURIComponent(LAZY)}`);
-  const memory = watchMemory(values.pids.split(',').filter(Boolean).map(Number));
-  const start = performance.now();
-  const seconds = () => Number(((performance.now() - start) / 1000).toFixed(2));
-  const cpuBefore = memory.cpuSeconds();
+async function measure(resident: ChildProcess, roomId: string): Promise<object> {
   const via = roomId.slice(roomId.indexOf(':') + 1);
-  const joining = call(
-    'POST',
-    token,
-    `/join/${encodeURIComponent(roomId)}?server_name=${via}&via=${via}`,
-    {},
-  ).then(seconds);
-  const seen = await untilSeen(token, String(first.next_batch), seconds);
+  const bare: number[] = [];
+  for (let i = 0; i < BARE_JOINS; i++) bare.push(await bareJoin(roomId, via));
+  await served(resident);
+  const client = new BenchClient(values.url, Number(values.timeout) * 1000);
+  await client.register();
+  const first = await client.get(`/sync?timeout=0&filter=${LAZY}`);
+  // A client that is there waits already.
+  const stats = new ProcessStats(pids);
+  const start = performance.now();
+  const seconds = () => Number(((performance.now() - start) / 1000).toFixed(3));
+  const path = `/join/${encodeURIComponent(roomId)}?server_name=${via}&via=${via}`;
+  const joining = client.post(path, {}).then(seconds);
+  const seen = await untilSeen(client, roomId, String(first.next_batch), seconds);
+  const requests = await served(resident);
   const joined = await joining;
-  const complete = await untilComplete(token, seconds);
+  const complete = await untilComplete(client, roomId, seconds);
+  if (values.requests) printRequests(requests, performance.timeOrigin + start);
   return {
     members,
     full: values.full,
+    bare_s: Number((bare.slice(-Math.ceil(BARE_JOINS / 3)).sort((a, b) => a - b)[0]! / 1000).toFixed(3)),
     joined_s: joined,
     seen_s: seen,
     complete_s: complete,
-    cpu_s: Number((memory.cpuSeconds() - cpuBefore).toFixed(2)),
-    ...memory.stop(),
+    ...stats.stop(),
   };
 }
 
-async function untilSeen(token: string, begin: string, seconds: () => number): Promise<number> {
+/** What the simulated servers were asked for since this was called last. */
+function served(resident: ChildProcess): Promise<Served[]> {
+  const { promise, resolve } = Promise.withResolvers<Served[]>();
+  resident.once('message', (requests) => resolve(requests as Served[]));
+  resident.send('requests');
+  return promise;
+}
+
+function printRequests(requests: readonly Served[], start: number): void {
+  for (const { name, begun, done } of requests)
+    console.log(`  ${name.padEnd(30)} ${(begun - start).toFixed(1)} to ${(done - start).toFixed(1)} ms`);
+}
+
+async function untilSeen(
+  client: BenchClient,
+  roomId: string,
+  begin: string,
+  seconds: () => number,
+): Promise<number> {
   for (let since = begin; seconds() < Number(values.timeout); ) {
-    const path = `/sync?timeout=5000&since=${since}&filter=${encodeURIComponent(LAZY)}`;
-    const sync = (await get(token, path)) as { next_batch: string; rooms?: { join?: object } };
+    const path = `/sync?timeout=5000&since=${since}&filter=${LAZY}`;
+    const sync = (await client.get(path)) as { next_batch: string; rooms?: { join?: object } };
     if (sync.rooms?.join && roomId in sync.rooms.join) return seconds();
     since = sync.next_batch;
   }
@@ -86,76 +120,12 @@ async function untilSeen(token: string, begin: string, seconds: () => number): P
 }
 
 /** The list of members waits until it is complete, or is asked for again. */
-async function untilComplete(token: string, seconds: () => number): Promise<number> {
+async function untilComplete(client: BenchClient, roomId: string, seconds: () => number): Promise<number> {
   while (seconds() < Number(values.timeout)) {
     const path = `/rooms/${encodeURIComponent(roomId)}/joined_members`;
-    const list = (await get(token, path).catch(() => undefined)) as { joined: object } | undefined;
+    const list = (await client.get(path).catch(() => undefined)) as { joined: object } | undefined;
     if (list && Object.keys(list.joined).length === members + 1) return seconds();
     await delay(100);
   }
   throw new Error('the members were not complete in time');
-}
-
-async function register(): Promise<string> {
-  const body = {
-    username: `bench${randomBytes(4).toString('hex')}`,
-    password: 'bench-password-1',
-    auth: { type: 'm.login.dummy' },
-  };
-  const { access_token: token } = await call('POST', undefined, '/register', body);
-  return String(token);
-}
-
-function get(token: string, path: string): Promise<Record<string, unknown>> {
-  return call('GET', token, path);
-}
-
-async function call(
-  method: string,
-  token: string | undefined,
-  path: string,
-  body?: object,
-): Promise<Record<string, unknown>> {
-  const response = await fetch(`${values.url}/_matrix/client/v3${path}`, {
-    method,
-    headers: { 'content-type': 'application/json', ...(token ? { authorization: `Bearer ${token}` } : {}) },
-    ...(body ? { body: JSON.stringify(body) } : {}),
-    signal: AbortSignal.timeout(Number(values.timeout) * 1000),
-  });
-  const answer = (await response.json()) as Record<string, unknown>;
-  if (!response.ok) throw new Error(`${path}: ${response.status} ${JSON.stringify(answer)}`);
-  return answer;
-}
-
-/** Follows the resident memory of processes. */
-function watchMemory(pids: readonly number[]) {
-  const before = residentMb(pids);
-  let peak = before;
-  const timer = setInterval(() => {
-    peak = Math.max(peak, residentMb(pids));
-  }, SAMPLE_MS);
-  return {
-    cpuSeconds: () => pids.reduce((sum, pid) => sum + cpuOf(pid), 0),
-    stop() {
-      clearInterval(timer);
-      return { rss_before_mb: Math.round(before), rss_peak_mb: Math.round(peak) };
-    },
-  };
-}
-
-function residentMb(pids: readonly number[]): number {
-  return pids.reduce((sum, pid) => sum + Number(/VmRSS:\s+(\d+)/.exec(statusOf(pid))?.[1] ?? 0) / 1024, 0);
-}
-
-function statusOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/status`, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-function cpuOf(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
 }

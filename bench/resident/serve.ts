@@ -18,8 +18,6 @@ const room = await simulatedRoom({
 });
 const resident = new ResidentServers({ room, full: values.full });
 await resident.listen();
-console.log(room.roomId);
-process.on('SIGTERM', () => {
-  console.error(JSON.stringify(Object.fromEntries(resident.counts)));
-  process.exit(0);
-});
+process.send!(room.roomId);
+process.on('message', () => process.send!(resident.served.splice(0)));
+process.on('SIGTERM', () => process.exit(0));

@@ -19,6 +19,13 @@ interface Request {
   readonly body: JsonObject;
 }
 
+/** A request, by its path, and when it came and was answered: milliseconds since the epoch. */
+export interface Served {
+  readonly name: string;
+  readonly begun: number;
+  readonly done: number;
+}
+
 type Answer = { status?: number; parts: Iterable<string> };
 
 const HOUR = 3600_000;
@@ -32,7 +39,7 @@ export class ResidentServers {
   readonly #byId: Map<string, SimulatedEvent>;
   /** Our view of where each event of a join stands: the state before it is all that came first. */
   readonly #joins = new Map<string, SimulatedEvent>();
-  readonly counts = new Map<string, number>();
+  readonly served: Served[] = [];
 
   constructor(options: ResidentOptions) {
     this.#options = options;
@@ -55,6 +62,7 @@ export class ResidentServers {
   }
 
   async #handle(server: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const begun = now();
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const text = Buffer.concat(chunks).toString();
@@ -62,12 +70,12 @@ export class ResidentServers {
     const path = url.pathname.split('/').slice(2).map(decodeURIComponent);
     const body = text === '' ? {} : (JSON.parse(text) as JsonObject);
     const name = path.slice(0, 3).join('/');
-    this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
     const { status = 200, parts } = this.#answer({ server, path, query: url.searchParams, body });
     response.writeHead(status, { 'content-type': 'application/json' });
     for (const part of parts)
       if (!response.write(part)) await new Promise<void>((resolve) => response.once('drain', resolve));
     response.end();
+    this.served.push({ name, begun, done: now() });
   }
 
   #answer(request: Request): Answer {
@@ -181,6 +189,10 @@ export class ResidentServers {
     const some = events.slice(Math.max(0, end - Number(query.get('limit') ?? 10)), end).reverse();
     return { parts: list([`{"origin":"${server}","origin_server_ts":0,"pdus":[`], some, [']}']) };
   }
+}
+
+function now(): number {
+  return performance.timeOrigin + performance.now();
 }
 
 function json(object: object): Answer {
