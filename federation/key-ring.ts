@@ -96,6 +96,14 @@ export class KeyRing {
     );
   }
 
+  /** Events of the server are about to come: its keys are fetched meanwhile, where none that is in use is known. */
+  async expect(server: string): Promise<void> {
+    const now = this.#clock();
+    const known = (await this.#store.get([server])).get(server)?.values() ?? [];
+    for (const { expired, validUntil } of known) if (!expired && validUntil > now) return;
+    await this.#fetcher.fetchDirect(server);
+  }
+
   /** Checks that `server` has signed a JSON object with a key that is in use. */
   async verifyJson(server: string, object: JsonObject): Promise<void> {
     const text = signableText(object);

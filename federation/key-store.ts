@@ -80,16 +80,23 @@ export class KeyStore {
     answer: StoredKeyResponse & { direct: boolean },
   ): Promise<void> {
     await this.#db.query(
-      `INSERT INTO server_keys AS known (server_name, key_id, public_key, valid_until_ts, expired)
-       SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[])
-       ON CONFLICT (server_name, key_id) DO UPDATE
-       SET public_key = excluded.public_key,
-           valid_until_ts = CASE
-             WHEN known.public_key <> excluded.public_key OR excluded.expired THEN excluded.valid_until_ts
-             ELSE greatest(known.valid_until_ts, excluded.valid_until_ts) END,
-           expired = excluded.expired
-       WHERE (known.public_key = excluded.public_key AND (excluded.expired OR NOT known.expired))
-          OR (known.public_key <> excluded.public_key AND $6)`,
+      `WITH keys AS (
+         INSERT INTO server_keys AS known (server_name, key_id, public_key, valid_until_ts, expired)
+         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[])
+         ON CONFLICT (server_name, key_id) DO UPDATE
+         SET public_key = excluded.public_key,
+             valid_until_ts = CASE
+               WHEN known.public_key <> excluded.public_key OR excluded.expired THEN excluded.valid_until_ts
+               ELSE greatest(known.valid_until_ts, excluded.valid_until_ts) END,
+             expired = excluded.expired
+         WHERE (known.public_key = excluded.public_key AND (excluded.expired OR NOT known.expired))
+            OR (known.public_key <> excluded.public_key AND $6)
+       )
+       INSERT INTO server_key_responses AS known (server_name, response, fetched_ts, valid_until_ts)
+       VALUES ($1, $7, $8, $9)
+       ON CONFLICT (server_name) DO UPDATE
+       SET response = excluded.response, fetched_ts = excluded.fetched_ts, valid_until_ts = excluded.valid_until_ts
+       WHERE $6 OR excluded.valid_until_ts > known.valid_until_ts`,
       [
         server,
         keys.map((key) => key.keyId),
@@ -97,15 +104,10 @@ export class KeyStore {
         keys.map((key) => key.validUntil),
         keys.map((key) => key.expired),
         answer.direct,
+        JSON.stringify(answer.response),
+        answer.fetchedTs,
+        answer.validUntilTs,
       ],
-    );
-    await this.#db.query(
-      `INSERT INTO server_key_responses AS known (server_name, response, fetched_ts, valid_until_ts)
-       VALUES ($1, $2, $3, $4)
-       ON CONFLICT (server_name) DO UPDATE
-       SET response = excluded.response, fetched_ts = excluded.fetched_ts, valid_until_ts = excluded.valid_until_ts
-       WHERE $5 OR excluded.valid_until_ts > known.valid_until_ts`,
-      [server, JSON.stringify(answer.response), answer.fetchedTs, answer.validUntilTs, answer.direct],
     );
     this.#cache.delete(server);
     // Whoever is not told knows for how long each key is valid.

@@ -2,7 +2,7 @@ import { parentPort } from 'node:worker_threads';
 import { verifyKey, verifySignature } from '@trellis/protocol/signing.ts';
 import type { VerificationRequest } from './signatures.ts';
 
-/** The thread that `signatures.ts` hands work to. */
+/** The thread that `signatures.ts` hands work to. It says first that it is there. */
 parentPort!.on('message', ({ id, claims }: VerificationRequest) => {
   const verdicts = claims.map(([publicKey, text, signature]) => {
     const key = verifyKey(publicKey);
@@ -10,3 +10,4 @@ parentPort!.on('message', ({ id, claims }: VerificationRequest) => {
   });
   parentPort!.postMessage({ id, verdicts });
 });
+parentPort!.postMessage('ready');

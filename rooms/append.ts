@@ -2,7 +2,7 @@ import { MatrixError } from '@trellis/protocol/errors.ts';
 import { type RoomEvent, splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
-import type { MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
+import type { EventWrite, MembershipRow, RelationRow } from '@trellis/storage/event-writer.ts';
 import type { EventRef, Snapshot, StateDelta } from '@trellis/storage/state-snapshots.ts';
 import {
   type EventStatus,
@@ -48,6 +48,8 @@ export interface Append {
   readonly isNew?: boolean;
   /** Another server passes the event on to those of the room: this server's own join by a handshake. */
   readonly passedOnByOthers?: boolean;
+  /** Outliers that are stored with the event, before it. */
+  readonly outliers?: readonly StoredEvent[];
   /** Runs in the transaction that stores the event. */
   readonly also?: (tx: Queryable) => Promise<void>;
 }
@@ -102,6 +104,7 @@ function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended
   );
   // Others' events may come after what relates to them.
   if (serverNameOf(event.sender) === rooms.parts.serverName) event.hasRelations = false;
+  for (const each of plan.outliers ?? []) events.remember(each);
   events.remember(event);
   const relation = event.status === 'accepted' ? relationOf(event) : undefined;
 
@@ -119,6 +122,7 @@ function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended
   room.uncommitted++;
   const committed = writer
     .write([
+      ...(plan.outliers ?? []).map((outlier) => outlierWrite(room, outlier)),
       {
         roomNid: room.nid,
         event,
@@ -161,7 +165,7 @@ function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended
         await tellUnheard(rooms, room, plan).finally(() => conclude(rooms, pos, []));
       },
       async (error: unknown) => {
-        events.forget(event.eventId);
+        for (const { eventId } of [...(plan.outliers ?? []), event]) events.forget(eventId);
         rooms.drop(room);
         await conclude(rooms, pos, []);
         throw error;
@@ -173,6 +177,11 @@ function appendAt(rooms: Rooms, room: Room, plan: Append, pos: number): Appended
   // Whoever appended may stop waiting; the failure has been dealt with above.
   committed.catch(() => {});
   return { event, committed };
+}
+
+/** An event that is stored without a place in the room's order. */
+export function outlierWrite(room: Room, event: StoredEvent): EventWrite {
+  return { roomNid: room.nid, event, snapshots: [], memberships: [] };
 }
 
 /** Beyond that other processes read the room again. */

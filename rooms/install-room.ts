@@ -8,7 +8,7 @@ import type { EventRef, StateDelta } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { type Appended, append } from './append.ts';
 import { checkIncoming, type EventVerifier } from './incoming-event.ts';
-import { storeOutliers } from './outliers.ts';
+import { CHUNK, type Judged, judgeOutliers, numberOutliers, storeOutliers } from './outliers.ts';
 import type { PartialState } from './partial-state/partial-rooms.ts';
 import { withToldMembers } from './partial-state/told-state.ts';
 import { badAnswer } from './remote-handshakes.ts';
@@ -52,21 +52,30 @@ export async function installRoom(
   const events = incoming.flatMap(({ event }) => (event?.roomId === roomId ? event : []));
   checkCreate(events, answer);
   const room = await roomOfVersion(rooms, roomId, version);
-  const stored = await storeOutliers(rooms, room, events);
+  const judged = await judgeOutliers(rooms, room, events);
+  const outliers = new Map<string, Judged>(judged.known);
+  for (const event of judged.fresh) outliers.set(event.eventId, event);
 
-  const state = new Map<string, StoredEvent>();
+  const state = new Map<string, Judged>();
   for (const { eventId } of incoming.slice(0, answer.state.length)) {
-    const event = eventId === undefined ? undefined : stored.get(eventId);
+    const event = eventId === undefined ? undefined : outliers.get(eventId);
     // Some servers count the join itself in.
     if (event?.stateKey === undefined || event.rejected || eventId === join.eventId) continue;
     const key = stateKeyOf(event.type, event.stateKey);
     if (state.has(key)) throw badAnswer(server, 'the state holds two events of a kind');
     state.set(key, event);
   }
-  await checkJoin(rooms, answer, state, stored);
-  const { event, committed } = await rooms.exclusive(roomId, (current) =>
-    enter(rooms, current, answer, state),
-  );
+  await checkJoin(rooms, answer, state, outliers);
+  // Few enough are stored together with the join.
+  if (judged.fresh.length > CHUNK) await storeOutliers(rooms, room, events);
+  await rooms.parts.ids.ensure(judged.fresh.length);
+  const { event, committed } = await rooms.exclusive(roomId, async (current) => {
+    const { known, fresh } = await numberOutliers(rooms, judged.fresh);
+    const stored = new Map([...judged.known, ...known]);
+    for (const event of fresh) stored.set(event.eventId, event);
+    const before = new Map([...state].map(([key, { eventId }]) => [key, stored.get(eventId)!]));
+    return enter(rooms, current, answer, before, fresh);
+  });
   await committed;
   return event;
 }
@@ -83,13 +92,14 @@ function checkCreate(events: readonly RoomEvent[], { server, join }: RoomAnswer)
 async function checkJoin(
   rooms: Rooms,
   { server, join, partial }: RoomAnswer,
-  state: ReadonlyMap<string, StoredEvent>,
-  stored: ReadonlyMap<string, StoredEvent>,
+  state: ReadonlyMap<string, Judged>,
+  judged: ReadonlyMap<string, Judged>,
 ): Promise<void> {
   const lookUp = { get: (type: string, stateKey: string) => state.get(stateKeyOf(type, stateKey)) };
   const create = lookUp.get('m.room.create', '');
   if (!create) throw badAnswer(server, 'the state has no create event');
-  const known = new Map([...stored, ...(await rooms.parts.events.getMany(join.authEvents))]);
+  const others = join.authEvents.filter((id) => !judged.has(id));
+  const known = new Map([...judged, ...(await rooms.parts.events.getMany(others))]);
   const authEvents = join.authEvents.map((id) => {
     const event = known.get(id);
     if (!event) throw badAnswer(server, 'events that authorise the join are missing');
@@ -108,12 +118,14 @@ async function enter(
   room: Room,
   answer: RoomAnswer,
   state: ReadonlyMap<string, StoredEvent>,
+  outliers: readonly StoredEvent[],
 ): Promise<Appended> {
   const { join } = answer;
   const { ids, snapshots, events } = rooms.parts;
-  const previous = await events.getMany(join.prevEvents);
-  const missing = join.prevEvents.filter((id) => previous.get(id)?.pos === undefined);
-  const nid = (await events.get(join.eventId))?.nid ?? ids.next();
+  const found = await events.getMany([...join.prevEvents, join.eventId]);
+  const missing = join.prevEvents.filter((id) => found.get(id)?.pos === undefined);
+  const itself = found.get(join.eventId) ?? outliers.find(({ eventId }) => eventId === join.eventId);
+  const nid = itself?.nid ?? ids.next();
   const joinKey = stateKeyOf('m.room.member', join.stateKey!);
   const joined: EventRef = { eventId: join.eventId, nid };
   const before = stateChanges(room, state);
@@ -140,6 +152,7 @@ async function enter(
     missing,
     isNew: true,
     passedOnByOthers: true,
+    outliers,
     also: (tx) => storePartialRoom(tx, room.nid, partial),
   });
 }

@@ -70,10 +70,10 @@ export class Membership {
     extra: JsonObject = {},
   ): Promise<void> {
     const { rooms, remote } = this.#parts;
-    const room = await rooms.get(roomId);
+    const [room, profile] = await Promise.all([rooms.get(roomId), this.#memberContent(userId)]);
     // Whoever is there already keeps the name that they have in the room.
     if (room?.isResident && room.isJoined(userId)) return;
-    const content: JsonObject = { ...(await this.#memberContent(userId)), ...extra, membership: 'join' };
+    const content: JsonObject = { ...profile, ...extra, membership: 'join' };
     if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
     await this.#byWayOfOthers(room, roomId, userId, servers, (candidates) =>
       remote.join(roomId, userId, candidates, content),

@@ -2,11 +2,12 @@ import { authoriseByAuthEvents } from '@trellis/protocol/auth-rules/index.ts';
 import type { RoomEvent } from '@trellis/protocol/event.ts';
 import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 import { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { outlierWrite } from './append.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
 /** Outliers stored at a time: how long the room's lock is held, and how many wait in memory for their commit. */
-const CHUNK = 500;
+export const CHUNK = 500;
 
 /**
  * Stores checked events of a room without a place in its order: events that authorise others, state from before this
@@ -21,20 +22,61 @@ export async function storeOutliers(
   room: Room,
   events: readonly RoomEvent[],
 ): Promise<Map<string, StoredEvent>> {
+  const { known, fresh } = await judgeOutliers(rooms, room, events);
+  const stored = new Map(known);
+  for (let i = 0; i < fresh.length; i += CHUNK)
+    for (const event of await storeChunk(rooms, room.roomId, fresh.slice(i, i + CHUNK)))
+      stored.set(event.eventId, event);
+  const given = new Map<string, StoredEvent>();
+  for (const { eventId } of events) {
+    const event = stored.get(eventId);
+    if (event?.roomId === room.roomId) given.set(eventId, event);
+  }
+  return given;
+}
+
+/** Events of a room and those that authorise them, as far as they are known or can be authorised. */
+export interface JudgedOutliers {
+  /** Those that are here. */
+  readonly known: ReadonlyMap<string, StoredEvent>;
+  /** Those that are new, auth events before what they authorise. */
+  readonly fresh: readonly Judged[];
+}
+
+/** What `storeOutliers` would store. */
+export async function judgeOutliers(
+  rooms: Rooms,
+  room: Room,
+  events: readonly RoomEvent[],
+): Promise<JudgedOutliers> {
   const ofRoom = events.filter((event) => event.roomId === room.roomId);
   const needed = new Set(ofRoom.flatMap((event) => [event.eventId, ...dependencies(event, room.version)]));
   const known = await presentOnes(rooms, [...needed]);
-  const judged = authoriseInOrder(ofRoom, known, room.version);
-  for (let i = 0; i < judged.length; i += CHUNK) {
-    const stored = await storeChunk(rooms, room.roomId, judged.slice(i, i + CHUNK));
-    for (const event of stored) known.set(event.eventId, event);
-  }
-  const given = new Map<string, StoredEvent>();
-  for (const { eventId } of ofRoom) {
-    const event = known.get(eventId);
-    if (event) given.set(eventId, event);
-  }
-  return given;
+  return { known, fresh: authoriseInOrder(ofRoom, known, room.version) };
+}
+
+/** Under the room's lock: numbers the judged events that are not here yet. They are still to be stored. */
+export async function numberOutliers(
+  rooms: Rooms,
+  judged: readonly Judged[],
+): Promise<{ known: Map<string, StoredEvent>; fresh: StoredEvent[] }> {
+  const { ids } = rooms.parts;
+  const known = await presentOnes(
+    rooms,
+    judged.map(({ eventId }) => eventId),
+  );
+  const fresh = judged
+    .filter(({ eventId }) => !known.has(eventId))
+    .map(
+      (event) =>
+        new StoredEvent(event, {
+          nid: ids.next(),
+          pos: undefined,
+          status: event.rejected ? 'rejected' : 'accepted',
+          stateBefore: undefined,
+        }),
+    );
+  return { known, fresh };
 }
 
 /**
@@ -119,26 +161,12 @@ async function storeChunk(rooms: Rooms, roomId: string, chunk: readonly Judged[]
   const { ids, events, writer } = rooms.parts;
   await ids.ensure(chunk.length);
   const { stored, committed } = await rooms.exclusive(roomId, async (room) => {
-    const known = await presentOnes(
-      rooms,
-      chunk.map(({ eventId }) => eventId),
-    );
-    const fresh = chunk
-      .filter(({ eventId }) => !known.has(eventId))
-      .map(
-        (event) =>
-          new StoredEvent(event, {
-            nid: ids.next(),
-            pos: undefined,
-            status: event.rejected ? 'rejected' : 'accepted',
-            stateBefore: undefined,
-          }),
-      );
+    const { known, fresh } = await numberOutliers(rooms, chunk);
     for (const event of fresh) events.remember(event);
     if (fresh.length === 0) return { stored: [...known.values()], committed: Promise.resolve() };
     room.uncommitted++;
     const committed = writer
-      .write(fresh.map((event) => ({ roomNid: room.nid, event, snapshots: [], memberships: [] })))
+      .write(fresh.map((event) => outlierWrite(room, event)))
       .catch((error: unknown) => {
         for (const event of fresh) events.forget(event.eventId);
         rooms.drop(room);

@@ -18,6 +18,7 @@ import { joinFromHere } from './resident-join.ts';
 import type { Rooms } from './rooms.ts';
 import { appendBuilt, buildDraft, requireAllowed, sendEvent } from './send.ts';
 import { stripForeign, strippedStateEvents } from './stripped-state.ts';
+import { roomOfVersion } from './unjoined-room.ts';
 
 export interface RemoteMembershipParts {
   readonly rooms: Rooms;
@@ -69,9 +70,9 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
   ): Promise<void> {
     const { rooms, joins } = this.#parts;
     return joins.run(roomId, async () => {
-      // Another local user's join may have brought this server into the room since.
-      if (await joinFromHere(rooms, roomId, userId, content)) return;
       const room = await rooms.get(roomId);
+      // Another local user's join may have brought this server into the room since.
+      if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
       const candidates = room?.isResident ? [...servers, ...room.servers.keys()] : servers;
       await tryServers(this.#others(candidates), (server) => this.#joinBy(server, roomId, userId, content));
     });
@@ -147,6 +148,8 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
 
   async #joinBy(server: string, roomId: string, userId: string, content: JsonObject): Promise<void> {
     const { rooms, handshakes, verifier, resync } = this.#parts;
+    // What will be needed once the room comes is made ready while the other server works.
+    verifier.expect?.(server).catch(() => {});
     const template = await handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
     const version = versionOf(template, server);
     const ours = this.#sign(template, { roomId, userId, membership: 'join', content }, version, server);
@@ -156,12 +159,15 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
       { server, roomId, version },
       resync ? undefined : Infinity,
     );
+    const row = roomOfVersion(rooms, roomId, version);
+    row.catch(() => {});
     const answer = await handshakes.sendJoin(server, ours, {
       omitMembers: resync !== undefined,
       take: (pdus, list) => intake.take(pdus, list),
     });
     const join = await this.#authorised(ours, answer.event, server);
     // Since a join from here was of no avail, it was one that only another server could authorise.
+    await row;
     if ((await rooms.get(roomId))?.isResident) await this.#receive(server, join);
     else {
       const { state, authChain, servers = answer.serversInRoom } = await intake.finish();
