@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { bareJoin } from './bare-join.ts';
 import { BenchClient } from './client.ts';
-import { ProcessStats } from './process-stats.ts';
+import { ProcessStats, untilIdle } from './process-stats.ts';
 import type { Served } from './server.ts';
 
 /**
@@ -29,6 +29,7 @@ const { values } = parseArgs({
 });
 const members = Number(values.members);
 const pids = values.pids.split(',').filter(Boolean).map(Number);
+const MAX_UNTIL_IDLE = 60_000;
 const LAZY = encodeURIComponent(
   JSON.stringify({
     room: { timeline: { limit: 1 }, state: { lazy_load_members: true } },
@@ -66,6 +67,7 @@ async function measure(resident: ChildProcess, roomId: string): Promise<object> 
   const bare: number[] = [];
   for (let i = 0; i < BARE_JOINS; i++) bare.push(await bareJoin(roomId, via));
   await served(resident);
+  await untilIdle(pids, MAX_UNTIL_IDLE);
   const client = new BenchClient(values.url, Number(values.timeout) * 1000);
   await client.register();
   const first = await client.get(`/sync?timeout=0&filter=${LAZY}`);

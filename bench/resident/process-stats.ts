@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 
 const SAMPLE_MS = 50;
 
@@ -27,6 +28,21 @@ export class ProcessStats {
       rss_before_mb: Math.round(this.#before),
       rss_peak_mb: Math.round(this.#peak),
     };
+  }
+}
+
+const IDLE_STEP_MS = 1000;
+/** Seconds of CPU in a step. */
+const IDLE_CPU = 0.1;
+
+/** Waits until the processes do next to nothing: they may have put something off. */
+export async function untilIdle(pids: readonly number[], timeoutMs: number): Promise<void> {
+  const until = performance.now() + timeoutMs;
+  for (let before = cpuSeconds(pids); performance.now() < until; ) {
+    await delay(IDLE_STEP_MS);
+    const now = cpuSeconds(pids);
+    if (now - before < IDLE_CPU) return;
+    before = now;
   }
 }
 
