@@ -72,7 +72,8 @@ export class KeyStore {
   /**
    * Stores what a server says of its keys. A key that it names no longer stays as it was: events were signed
    * with it, and its validity ends by itself. A retired key never comes back, and a notary's answer, which may be an
-   * old one played back, never replaces another key of the same name or shortens a validity.
+   * old one played back, never replaces another key of the same name or shortens a validity. What a crash of the
+   * database takes away is asked for again, so nobody waits for its disk.
    */
   async put(
     server: string,
@@ -82,7 +83,8 @@ export class KeyStore {
     await this.#db.query(
       `WITH keys AS (
          INSERT INTO server_keys AS known (server_name, key_id, public_key, valid_until_ts, expired)
-         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[])
+         SELECT $1, keys.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[]) AS keys,
+           (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced
          ON CONFLICT (server_name, key_id) DO UPDATE
          SET public_key = excluded.public_key,
              valid_until_ts = CASE

@@ -40,18 +40,21 @@ export interface RoomAnswer {
  * Brings this server into a room, with the state that another server gave it: for the first time or again. Nothing is
  * believed that does not stand the checks on received PDUs. State that fails them is left out, as it may matter to
  * nobody; without the create event, or with a join that the rest does not allow, the answer as a whole is refused.
+ *
+ * @param row the room's, where it is being made already
  */
 export async function installRoom(
   rooms: Rooms,
   verifier: EventVerifier,
   answer: RoomAnswer,
+  row?: Promise<Room>,
 ): Promise<StoredEvent> {
   const { join, server } = answer;
   const { roomId, version } = join;
   const incoming = await checkIncoming([...answer.state, ...answer.authChain], version, verifier);
   const events = incoming.flatMap(({ event }) => (event?.roomId === roomId ? event : []));
   checkCreate(events, answer);
-  const room = await roomOfVersion(rooms, roomId, version);
+  const room = await (row ?? roomOfVersion(rooms, roomId, version));
   const judged = await judgeOutliers(rooms, room, events);
   const outliers = new Map<string, Judged>(judged.known);
   for (const event of judged.fresh) outliers.set(event.eventId, event);

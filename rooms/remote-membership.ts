@@ -74,7 +74,8 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
       // Another local user's join may have brought this server into the room since.
       if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
       const candidates = room?.isResident ? [...servers, ...room.servers.keys()] : servers;
-      await tryServers(this.#others(candidates), (server) => this.#joinBy(server, roomId, userId, content));
+      const wanted = { roomId, userId, content, isResident: room?.isResident === true };
+      await tryServers(this.#others(candidates), (server) => this.#joinBy(server, wanted));
     });
   }
 
@@ -146,7 +147,11 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     return appended.event;
   }
 
-  async #joinBy(server: string, roomId: string, userId: string, content: JsonObject): Promise<void> {
+  /** @param wanted.isResident this server was in the room when the join began: there is one at a time */
+  async #joinBy(
+    server: string,
+    { roomId, userId, content, isResident }: Omit<WantedEvent, 'membership'> & { isResident: boolean },
+  ): Promise<void> {
     const { rooms, handshakes, verifier, resync } = this.#parts;
     // What will be needed once the room comes is made ready while the other server works.
     verifier.expect?.(server).catch(() => {});
@@ -167,12 +172,11 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     });
     const join = await this.#authorised(ours, answer.event, server);
     // Since a join from here was of no avail, it was one that only another server could authorise.
-    await row;
-    if ((await rooms.get(roomId))?.isResident) await this.#receive(server, join);
+    if (isResident && (await rooms.get(roomId))?.isResident) await this.#receive(server, join);
     else {
       const { state, authChain, servers = answer.serversInRoom } = await intake.finish();
       const partial = servers && { servers, deviceListsPos: resync?.deviceListsPosition() ?? 0 };
-      await installRoom(rooms, verifier, { server, join, state, authChain, partial });
+      await installRoom(rooms, verifier, { server, join, state, authChain, partial }, row);
       if (partial) await resync?.begin(roomId);
     }
   }

@@ -205,7 +205,8 @@ export class Rooms {
     const existing = await this.get(roomId);
     if (existing) return existing;
     await this.createNew(roomId, version);
-    return this.require(roomId);
+    // Whoever looked for it just before may still be finding none.
+    return (await this.get(roomId)) ?? this.require(roomId);
   }
 
   /** Makes the row of a room. Returns false when there is one already. */

@@ -25,6 +25,10 @@ export interface DatabaseOptions extends pg.PoolConfig {
   readonly patienceMs?: number;
 }
 
+const MAX_CONNECTIONS = 10;
+/** Not closed when they are idle: after a quiet time, the first request would have to wait for new ones. */
+const KEPT_CONNECTIONS = 4;
+
 type Lent = HostClient & pg.PoolClient;
 
 /**
@@ -48,7 +52,13 @@ export class Database implements Queryable {
 
   constructor({ preparedStatements = true, readOnly = false, patienceMs, ...options }: DatabaseOptions) {
     this.#hosts = new DatabaseHosts(options);
-    this.pool = new pg.Pool({ max: 10, ...options, Client: this.#hosts.Client });
+    const { max = MAX_CONNECTIONS } = options;
+    this.pool = new pg.Pool({
+      ...options,
+      max,
+      min: Math.min(KEPT_CONNECTIONS, max),
+      Client: this.#hosts.Client,
+    });
     this.#isPrepared = preparedStatements;
     this.#readOnly = readOnly;
     this.#watch = new ConnectionWatch(this.#clients, this.#hosts, patienceMs);

@@ -39,6 +39,9 @@ const LAZY = encodeURIComponent(
 /** The simulated servers are to be warm: what they take is in the way of whoever is measured. */
 const BARE_JOINS = values.full ? 3 : 30;
 
+let running: ChildProcess | undefined;
+process.on('exit', () => running?.kill());
+
 for (let i = 0; i < Number(values.rooms); i++) {
   const { resident, roomId } = await startResident(Number(values.port) + i * Number(values.servers));
   try {
@@ -55,7 +58,7 @@ async function startResident(port: number): Promise<{ resident: ChildProcess; ro
   const child = spawn(process.execPath, [script, ...args, ...(full ? ['--full'] : [])], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
-  process.on('exit', () => child.kill());
+  running = child;
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   child.once('message', (roomId) => resolve(String(roomId)));
   child.once('exit', () => reject(new Error('the simulated servers did not start')));

@@ -1,6 +1,6 @@
 import { lookup as dnsLookup, type LookupAddress } from 'node:dns';
 import { isIP, type LookupFunction } from 'node:net';
-import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import { createSecureContext, getCACertificates } from 'node:tls';
 import { Agent, buildConnector, type Dispatcher, Pool } from 'undici';
 import type { AddressGuard } from './address-guard.ts';
 
@@ -35,7 +35,8 @@ export function guardedConnector(options: GuardedDispatcherOptions): Connector {
     timeout: connectTimeoutMs,
     lookup: guardedLookup(guard, options.lookup ?? dnsLookup),
     rejectUnauthorized: verifyTls,
-    secureContext: extraCa.length > 0 ? trustAlso(extraCa) : undefined,
+    // One for all connections, made before the first: reading the authorities takes several milliseconds.
+    secureContext: createSecureContext(extraCa.length > 0 ? { ca: withDefaults(extraCa) } : {}),
     // `lookup` and `secureContext` go through to net.connect and tls.connect.
   } as Parameters<typeof buildConnector>[0]);
   return (target, callback) => {
@@ -101,8 +102,8 @@ function guardedLookup(guard: AddressGuard, lookup: typeof dnsLookup): LookupFun
   };
 }
 
-function trustAlso(extraCa: readonly string[]): SecureContext {
-  return createSecureContext({ ca: [...getCACertificates('default'), ...extraCa] });
+function withDefaults(extraCa: readonly string[]): string[] {
+  return [...getCACertificates('default'), ...extraCa];
 }
 
 export type { Dispatcher };

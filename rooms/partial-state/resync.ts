@@ -25,6 +25,8 @@ export interface ResyncParts {
 const MAX_SERVERS = 20;
 /** Rooms whose members are fetched at a time: each may take a hundred megabytes. */
 const MAX_AT_ONCE = 4;
+/** Who waits for a room is shown it before the work on its members begins, in milliseconds. */
+const HEAD_START = 30;
 const RETRY_MS = 2_000;
 const MAX_RETRY_MS = 5 * 60_000;
 
@@ -132,14 +134,15 @@ export class Resync {
     const partial = (await this.#parts.rooms.get(roomId))?.partial;
     if (!partial) return;
     await this.#tell({ roomId, servers: partial.servers });
-    this.#run(roomId);
+    this.#run(roomId, HEAD_START);
   }
 
-  #run(roomId: string): void {
+  #run(roomId: string, after = 0): void {
     if (this.#running.has(roomId)) return;
     const stop = new AbortController();
     this.#running.set(roomId, stop);
-    this.#fetch(roomId, stop.signal)
+    delay(after, undefined, { signal: stop.signal, ref: false })
+      .then(() => this.#fetch(roomId, stop.signal))
       .catch((err: unknown) => {
         if (!stop.signal.aborted)
           this.#parts.log.warn({ err, roomId }, 'fetching the members of a room has ended');
