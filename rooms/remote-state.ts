@@ -100,8 +100,9 @@ export class RemoteStates {
     const rows = await db.query<{ nid: number; eventId: string; type: string; stateKey: string }>(
       {
         name: 'state-places',
-        text: `SELECT nid, event_id AS "eventId", type, state_key AS "stateKey" FROM events
-               WHERE event_id = ANY($1::text[]) AND room = $2 AND state_key IS NOT NULL AND status <> $3`,
+        text: `SELECT nid, event_id AS "eventId", type, state_key AS "stateKey"
+               FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS u(id)) AS w JOIN events ON event_id = w.id
+               WHERE room = $2 AND state_key IS NOT NULL AND status <> $3`,
       },
       [eventIds, room.nid, STATUS_CODES.rejected],
     );

@@ -59,7 +59,8 @@ async function readKnown(tx: Queryable, batch: ReadonlyMap<string, ChainedEvent>
       name: 'auth-places',
       text: `SELECT e.event_id AS "eventId", e.type, e.state_key AS "stateKey", p.chain, p.seq,
                     NOT EXISTS (SELECT FROM auth_chain_positions n WHERE n.chain = p.chain AND n.seq = p.seq + 1) AS tip
-             FROM events e JOIN auth_chain_positions p ON p.event = e.nid WHERE e.event_id = ANY($1::text[])`,
+             FROM unnest($1::text[]) AS w(id) JOIN events e ON e.event_id = w.id
+               JOIN auth_chain_positions p ON p.event = e.nid`,
     },
     [[...ids]],
   );

@@ -98,7 +98,11 @@ async function commonFloor(
   common: CommonEvents,
 ): Promise<Reach> {
   const rows = await db.query<{ nid: number; event_id: string }>(
-    { name: 'event-ids', text: 'SELECT nid, event_id FROM events WHERE nid = ANY($1::bigint[])' },
+    {
+      name: 'event-ids',
+      text: `SELECT e.nid, event_id FROM (SELECT DISTINCT nid FROM unnest($1::bigint[]) AS u(nid)) AS w
+             JOIN events e ON e.nid = w.nid`,
+    },
     [difference.map(({ nid }) => nid)],
   );
   const shared = new Set(rows.filter((row) => common.has(row.event_id)).map((row) => row.nid));
@@ -123,7 +127,8 @@ async function locate(db: Queryable, nids: readonly number[]): Promise<Position[
   return db.query<Position & object>(
     {
       name: 'auth-positions',
-      text: 'SELECT event AS nid, chain, seq FROM auth_chain_positions WHERE event = ANY($1::bigint[])',
+      text: `SELECT event AS nid, chain, seq FROM (SELECT DISTINCT nid FROM unnest($1::bigint[]) AS u(nid)) AS w
+             JOIN auth_chain_positions p ON p.event = w.nid`,
     },
     [nids],
   );

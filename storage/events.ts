@@ -28,7 +28,12 @@ interface EventRow {
 
 const COLUMNS = `e.nid, e.event_id, r.room_id, r.version, e.pos, e.backfilled, e.status, e.state_before,
   e.room_state_before, e.replaces, e.redacted_by, e.txn_device, e.txn_id, e.json, p.json AS replaced_json`;
-const FROM = 'events e JOIN rooms r ON r.nid = e.room LEFT JOIN events p ON p.event_id = e.replaces';
+const JOINED = 'JOIN rooms r ON r.nid = e.room LEFT JOIN events p ON p.event_id = e.replaces';
+const FROM = `events e ${JOINED}`;
+// Lists are joined, each item once. With `= ANY`, a plan that was made while there were few events would compare each
+// event with each item of the longest list for as long as the connection lasts.
+const OF_IDS = '(SELECT DISTINCT id FROM unnest($1::text[]) AS u(id)) AS w';
+const OF_NIDS = '(SELECT DISTINCT nid FROM unnest($1::bigint[]) AS u(nid)) AS w';
 
 /** Which part of a room's order to read. Positions are exclusive at `after` and `before`. */
 export interface TimelineRange {
@@ -113,7 +118,10 @@ export class EventStore {
     }
     if (missing.length > 0) {
       const events = await this.#select(
-        { name: 'events-by-id', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.event_id = ANY($1::text[])` },
+        {
+          name: 'events-by-id',
+          text: `SELECT ${COLUMNS} FROM ${OF_IDS} JOIN events e ON e.event_id = w.id ${JOINED}`,
+        },
         [missing],
       );
       for (const event of events) found.set(event.eventId, event);
@@ -124,7 +132,7 @@ export class EventStore {
   /** Ids and nids of those events that are known here, without reading them. */
   async nidsOf(eventIds: readonly string[]): Promise<Map<string, number>> {
     const rows = await this.#db.query<{ event_id: string; nid: number }>(
-      { name: 'event-nids', text: 'SELECT event_id, nid FROM events WHERE event_id = ANY($1::text[])' },
+      { name: 'event-nids', text: `SELECT event_id, nid FROM ${OF_IDS} JOIN events e ON e.event_id = w.id` },
       [eventIds],
     );
     return new Map(rows.map((row) => [row.event_id, row.nid]));
@@ -133,7 +141,10 @@ export class EventStore {
   /** Events by numeric id, in no order. */
   async byNids(nids: readonly number[]): Promise<StoredEvent[]> {
     return this.#select(
-      { name: 'events-by-nid', text: `SELECT ${COLUMNS} FROM ${FROM} WHERE e.nid = ANY($1::bigint[])` },
+      {
+        name: 'events-by-nid',
+        text: `SELECT ${COLUMNS} FROM ${OF_NIDS} JOIN events e ON e.nid = w.nid ${JOINED}`,
+      },
       [nids],
     );
   }
@@ -141,7 +152,7 @@ export class EventStore {
   /** Event ids by numeric id, in no order. */
   async idsOf(nids: readonly number[]): Promise<string[]> {
     const rows = await this.#db.query<{ event_id: string }>(
-      { name: 'events-ids', text: 'SELECT event_id FROM events WHERE nid = ANY($1::bigint[])' },
+      { name: 'events-ids', text: `SELECT event_id FROM ${OF_NIDS} JOIN events e ON e.nid = w.nid` },
       [nids],
     );
     return rows.map((row) => row.event_id);
@@ -153,7 +164,7 @@ export class EventStore {
    */
   async jsonByNids(nids: readonly number[]): Promise<string[]> {
     const rows = await this.#db.query<{ json: string }>(
-      { name: 'events-json', text: 'SELECT json FROM events WHERE nid = ANY($1::bigint[])' },
+      { name: 'events-json', text: `SELECT json FROM ${OF_NIDS} JOIN events e ON e.nid = w.nid` },
       [nids],
     );
     return rows.map(({ json }) => json);
@@ -162,7 +173,7 @@ export class EventStore {
   /** The PDUs of events as JSON text by event id, past the cache, as `jsonByNids`. */
   async jsonByIds(eventIds: readonly string[]): Promise<string[]> {
     const rows = await this.#db.query<{ json: string }>(
-      { name: 'events-json-by-id', text: 'SELECT json FROM events WHERE event_id = ANY($1::text[])' },
+      { name: 'events-json-by-id', text: `SELECT json FROM ${OF_IDS} JOIN events e ON e.event_id = w.id` },
       [eventIds],
     );
     return rows.map(({ json }) => json);

@@ -279,7 +279,10 @@ export class StateSnapshots {
 
   async #keysOf(nids: Set<number>): Promise<Map<number, string>> {
     const rows = await this.#db.query<{ nid: number; key: string }>(
-      { name: 'state-keys-of', text: 'SELECT nid, key FROM state_keys WHERE nid = ANY($1::bigint[])' },
+      {
+        name: 'state-keys-of',
+        text: 'SELECT nid, key FROM unnest($1::bigint[]) AS w(nid) JOIN state_keys USING (nid)',
+      },
       [[...nids]],
     );
     return new Map(
@@ -295,7 +298,7 @@ export class StateSnapshots {
     const rows = await this.#db.query<{ nid: number; eventId: string }>(
       {
         name: 'state-events-of',
-        text: 'SELECT nid, event_id AS "eventId" FROM events WHERE nid = ANY($1::bigint[])',
+        text: 'SELECT nid, event_id AS "eventId" FROM unnest($1::bigint[]) AS w(nid) JOIN events USING (nid)',
       },
       [[...nids]],
     );

@@ -34,7 +34,7 @@ export async function readMembers(rooms: Rooms, nids: readonly number[]): Promis
   const rows = await rooms.parts.db.query<{ eventId: string; json: string }>(
     {
       name: 'members-of-state',
-      text: 'SELECT event_id AS "eventId", json FROM events WHERE nid = ANY($1::bigint[])',
+      text: 'SELECT event_id AS "eventId", json FROM unnest($1::bigint[]) AS w(nid) JOIN events USING (nid)',
     },
     [nids],
   );
