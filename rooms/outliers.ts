@@ -15,14 +15,16 @@ export const CHUNK = 500;
  * Events whose auth events are not known, here or among the given ones, are left out, and so are those that these
  * would authorise: an auth chain in the database has no holes.
  *
+ * @param absent events that were not here a moment ago, so that they need not be looked for
  * @returns all of the events that are stored now, those known before included
  */
 export async function storeOutliers(
   rooms: Rooms,
   room: Room,
   events: readonly RoomEvent[],
+  absent?: ReadonlySet<string>,
 ): Promise<Map<string, StoredEvent>> {
-  const { known, fresh } = await judgeOutliers(rooms, room, events);
+  const { known, fresh } = await judgeOutliers(rooms, room, events, absent);
   const stored = new Map(known);
   for (let i = 0; i < fresh.length; i += CHUNK)
     for (const event of await storeChunk(rooms, room.roomId, fresh.slice(i, i + CHUNK)))
@@ -48,10 +50,14 @@ export async function judgeOutliers(
   rooms: Rooms,
   room: Room,
   events: readonly RoomEvent[],
+  absent: ReadonlySet<string> = new Set(),
 ): Promise<JudgedOutliers> {
   const ofRoom = events.filter((event) => event.roomId === room.roomId);
   const needed = new Set(ofRoom.flatMap((event) => [event.eventId, ...dependencies(event, room.version)]));
-  const known = await presentOnes(rooms, [...needed]);
+  const known = await presentOnes(
+    rooms,
+    [...needed].filter((id) => !absent.has(id)),
+  );
   return { known, fresh: authoriseInOrder(ofRoom, known, room.version) };
 }
 

@@ -27,10 +27,18 @@ export class PduIntake {
   readonly #known = new Set<string>();
   #waiting: Waiting[] = [];
   #storing: Promise<unknown> = Promise.resolve();
+  /** What was not here when that was last seen. */
+  readonly #absent: Set<string>;
 
-  constructor(parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>, room: Room) {
+  /** @param absent what is known not to be here */
+  constructor(
+    parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>,
+    room: Room,
+    absent: Iterable<string> = [],
+  ) {
     this.#parts = parts;
     this.#room = room;
+    this.#absent = new Set(absent);
   }
 
   async take(pdus: readonly Pdu[]): Promise<void> {
@@ -71,6 +79,7 @@ export class PduIntake {
         await this.#admit(ready.slice(i, i + BATCH).map(({ json }) => JSON.parse(json) as Pdu));
     }
     await this.#storing;
+    this.#absent.clear();
     // Loops and holes: storing them leaves out what nothing here authorises.
     const left = this.#waiting.slice(0, BATCH).map(({ json }) => JSON.parse(json) as Pdu);
     if (left.length > 0) await this.#admit(left);
@@ -96,15 +105,20 @@ export class PduIntake {
       return [];
     });
     await before;
-    await storeOutliers(rooms, this.#room, events);
+    await storeOutliers(rooms, this.#room, events, this.#absent);
+    for (const { eventId } of events) this.#absent.delete(eventId);
     // Thousands of members would leave nothing else in the cache.
     for (const { type, eventId } of events) if (type === 'm.room.member') rooms.parts.events.forget(eventId);
   }
 
   async #lookUp(ids: ReadonlySet<string>): Promise<void> {
-    const unknown = [...ids].filter((id) => !this.#known.has(id));
+    const unknown = [...ids].filter((id) => !this.#known.has(id) && !this.#absent.has(id));
     if (unknown.length === 0) return;
-    for (const id of (await this.#parts.rooms.parts.events.nidsOf(unknown)).keys()) this.#known.add(id);
+    for (const id of unknown) this.#absent.add(id);
+    for (const id of (await this.#parts.rooms.parts.events.nidsOf(unknown)).keys()) {
+      this.#absent.delete(id);
+      this.#known.add(id);
+    }
   }
 }
 

@@ -70,7 +70,7 @@ export class RemoteStates {
     if (all.size > MAX_CHAIN) return undefined;
     const missing = await this.#events.unknownIds([...all]);
     if (missing.length > FETCHED_SINGLY && missing.length > all.size * GOOD_PART) {
-      const intake = new PduIntake(this.#parts, room);
+      const intake = new PduIntake(this.#parts, room, missing);
       // What came before it broke off is of use all the same.
       await remote.state(server, room.roomId, eventId, (pdus) => intake.take(pdus)).catch(() => {});
       await intake.finish();

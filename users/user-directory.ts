@@ -208,10 +208,11 @@ export class UserDirectory {
       typoVariants(word).map((variant) => ({ userId, word: variant })),
     );
     await this.#db.transaction(async (tx) => {
-      await tx.query(
+      const written = await tx.query<{ userId: string; isNew: boolean }>(
         `INSERT INTO user_directory (user_id, display_name, avatar_url, local)
          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
-         ON CONFLICT (user_id) DO UPDATE SET display_name = excluded.display_name, avatar_url = excluded.avatar_url`,
+         ON CONFLICT (user_id) DO UPDATE SET display_name = excluded.display_name, avatar_url = excluded.avatar_url
+         RETURNING user_id AS "userId", xmax = 0 AS "isNew"`,
         [
           ids,
           sorted.map(({ displayName }) => displayName ?? null),
@@ -219,8 +220,10 @@ export class UserDirectory {
           sorted.map(({ userId }) => parseUserId(userId)?.serverName === this.#serverName),
         ],
       );
-      await replaceRows(tx, 'user_directory_words', 'word', ids, words);
-      await replaceRows(tx, 'user_directory_typos', 'variant', ids, variants);
+      // Whoever is new has nothing that were to be replaced.
+      const known = written.filter(({ isNew }) => !isNew).map(({ userId }) => userId);
+      await replaceRows(tx, 'user_directory_words', 'word', known, words);
+      await replaceRows(tx, 'user_directory_typos', 'variant', known, variants);
     });
     for (const entry of sorted) this.#noted.set(entry.userId, JSON.stringify(entry));
   }
@@ -230,10 +233,10 @@ async function replaceRows(
   tx: Queryable,
   table: string,
   column: string,
-  userIds: readonly string[],
+  known: readonly string[],
   rows: ReadonlyArray<{ userId: string; word: string }>,
 ): Promise<void> {
-  await tx.query(`DELETE FROM ${table} WHERE user_id = ANY($1)`, [userIds]);
+  if (known.length > 0) await tx.query(`DELETE FROM ${table} WHERE user_id = ANY($1)`, [known]);
   await tx.query(
     `INSERT INTO ${table} (${column}, user_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING`,
     [rows.map(({ word }) => word), rows.map(({ userId }) => userId)],

@@ -143,7 +143,7 @@ function accountServices(core: Core, parts: AccountsParts) {
   }, CLEAN_UP_MS).unref();
   core.onClose(async () => {
     clearInterval(cleaning);
-    await Promise.all([devices.close(), feed.idle()]);
+    await Promise.all([devices.close(), feed.close()]);
   });
   return {
     ...threepids,

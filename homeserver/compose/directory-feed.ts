@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { UserDirectory } from '@trellis/users/user-directory.ts';
@@ -6,52 +7,72 @@ import type { FastifyBaseLogger } from 'fastify';
 const BATCH = 200;
 /** Users waiting to be entered; what a flood of joins brings beyond is entered when it is next seen. */
 const MAX_WAITING = 100_000;
+/** The members of a room that was large to join wait for so long, in milliseconds: whoever looks at it is served first. */
+const HEAD_START = 1_000;
+
+interface Queue {
+  /** By user the room that they were last seen in. */
+  readonly waiting: Map<string, string>;
+  readonly isPatient: boolean;
+  running: Promise<void> | undefined;
+}
 
 /** Enters users of other servers in the user directory as they are seen in rooms, behind the events' back. */
 export class DirectoryFeed {
   readonly #rooms: Rooms;
   readonly #directory: UserDirectory;
   readonly #log: FastifyBaseLogger;
-  /** By user the room that they were last seen in. */
-  readonly #waiting = new Map<string, string>();
-  #running: Promise<void> | undefined;
+  readonly #live: Queue = { waiting: new Map(), isPatient: false, running: undefined };
+  /** Members of rooms that were joined without being told them. */
+  readonly #backlog: Queue = { waiting: new Map(), isPatient: true, running: undefined };
+  readonly #closing = new AbortController();
 
   constructor(rooms: Rooms, directory: UserDirectory, log: FastifyBaseLogger) {
     this.#rooms = rooms;
     this.#directory = directory;
     this.#log = log;
     // By the process that has stored the join; if it dies on the way they are entered when they are next seen.
-    rooms.parts.stream.subscribe((_pos, { roomId, memberships, isFromElsewhere }) => {
+    rooms.parts.stream.subscribe((_pos, { roomId, memberships, resynced, isFromElsewhere }) => {
       if (isFromElsewhere) {
         for (const { userId } of memberships) directory.noteElsewhere(userId);
         return;
       }
       for (const { userId, after } of memberships)
-        if (after === 'join' && serverNameOf(userId) !== rooms.parts.serverName) this.#note(userId, roomId);
+        if (after === 'join' && serverNameOf(userId) !== rooms.parts.serverName)
+          this.#note(resynced ? this.#backlog : this.#live, userId, roomId);
     });
   }
 
-  /** Resolves when nothing waits any more. */
-  async idle(): Promise<void> {
-    while (this.#running) await this.#running;
+  /** Resolves when nothing waits any more; nobody else is served now. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    for (const queue of [this.#live, this.#backlog]) while (queue.running) await queue.running;
   }
 
-  #note(userId: string, roomId: string): void {
-    if (this.#waiting.size >= MAX_WAITING) return;
-    this.#waiting.set(userId, roomId);
-    this.#running ??= this.#run().finally(() => {
-      this.#running = undefined;
+  #note(queue: Queue, userId: string, roomId: string): void {
+    if (queue.waiting.size >= MAX_WAITING) return;
+    queue.waiting.set(userId, roomId);
+    queue.running ??= this.#run(queue).finally(() => {
+      queue.running = undefined;
     });
   }
 
-  async #run(): Promise<void> {
+  async #run({ waiting, isPatient }: Queue): Promise<void> {
     // What is noted within one turn goes together.
     await new Promise<void>((next) => setImmediate(next));
-    while (this.#waiting.size > 0) {
-      const batch = [...this.#waiting.entries().take(BATCH)];
-      for (const [userId] of batch) this.#waiting.delete(userId);
+    if (isPatient) await this.#pause(HEAD_START);
+    while (waiting.size > 0) {
+      const begun = performance.now();
+      const batch = [...waiting.entries().take(BATCH)];
+      for (const [userId] of batch) waiting.delete(userId);
       await this.#enter(batch).catch((err: unknown) => this.#log.warn({ err }, 'user directory not updated'));
+      // Half of the time is for others.
+      if (isPatient) await this.#pause(performance.now() - begun);
     }
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await delay(ms, undefined, { signal: this.#closing.signal }).catch(() => {});
   }
 
   async #enter(batch: ReadonlyArray<[userId: string, roomId: string]>): Promise<void> {
