@@ -4,7 +4,7 @@ import type { Queryable } from '@trellis/storage/database.ts';
 import type { EventWrite } from '@trellis/storage/event-writer.ts';
 import { STATUS_CODES } from '@trellis/storage/events.ts';
 import { type MemberRow, replaceStates, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
-import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
+import type { Snapshot, StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { conclude, membershipRow, relationOf } from '../append.ts';
 import { applyRedaction } from '../redactions.ts';
@@ -37,8 +37,10 @@ export async function completeState(
   const room = await rooms.require(roomId);
   const join = (await events.get(partial.joins[0]!))!;
   // What is large goes first, and holds nobody up.
-  for (const snapshot of before.values()) await snapshots.store(snapshot);
+  const storing = storeAll(snapshots, before.values());
+  storing.catch(() => {});
   const members = await storeMembers(rooms, room, first, join.pos!);
+  await storing;
   return rooms.exclusive(roomId, async (current) => {
     if (current.partial?.joins.join() !== partial.joins.join()) return false;
     await settled(rooms, current);
@@ -48,6 +50,10 @@ export async function completeState(
     await new Completion(rooms, current, partial, outcome, members, join).run();
     return true;
   });
+}
+
+async function storeAll(store: StateSnapshots, snapshots: Iterable<Snapshot>): Promise<void> {
+  for (const snapshot of snapshots) await store.store(snapshot);
 }
 
 class Completion {

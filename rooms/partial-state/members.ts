@@ -22,11 +22,16 @@ export async function storeMembers(
   const members = new Map<string, MemberRow>();
   const nids: number[] = [];
   for (const [key, { nid }] of state.entries()) if (splitStateKey(key)[0] === 'm.room.member') nids.push(nid);
+  let storing = Promise.resolve();
   for (let i = 0; i < nids.length; i += CHUNK) {
     const chunk = await readMembers(rooms, nids.slice(i, i + CHUNK));
     for (const member of chunk) members.set(member.userId, member);
-    await insertMembers(rooms.parts.db, room.nid, pos, chunk);
+    await storing;
+    // While the next ones are read.
+    storing = insertMembers(rooms.parts.db, room.nid, pos, chunk);
+    storing.catch(() => {});
   }
+  await storing;
   return members;
 }
 
