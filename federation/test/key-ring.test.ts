@@ -296,3 +296,26 @@ test('a retired key signs no requests', async (t) => {
   assert.equal((await send({ key: oldKey })).statusCode, 401);
   assert.equal((await send()).statusCode, 200);
 });
+
+test('keys of a server that is about to send events are fetched before they come', async (t) => {
+  const { keyRing } = await ring(t);
+  const peer = await new Peer().start(t);
+  await keyRing.expect(peer.name);
+  assert.equal(peer.asked, 1);
+  const event = eventOf(peer);
+  assert.equal((await keyRing.verifyEventSignatures([event])).get(event.eventId), undefined);
+  assert.equal(peer.asked, 1);
+  // Known ones do, whoever asks, until they expire.
+  const { keyRing: later } = await ring(t);
+  await later.expect(peer.name);
+  assert.equal(peer.asked, 1);
+  // Both are one request when they come at the same time.
+  const other = await new Peer().start(t, 'two.test');
+  const early = eventOf(other);
+  const [, verified] = await Promise.all([
+    keyRing.expect(other.name),
+    keyRing.verifyEventSignatures([early]),
+  ]);
+  assert.equal(verified.get(early.eventId), undefined);
+  assert.equal(other.asked, 1);
+});

@@ -58,6 +58,23 @@ for (const version of ['1', '6', '10', '12'])
     assert.equal(sent.depth, join.depth + 1);
   });
 
+test('a join and what authorises it are stored together or not at all', async (t) => {
+  const far = new ForeignRoom(FOUNDER);
+  const { writer, events } = engine.rooms.parts;
+  const ids = far.statePdus.map((_pdu, i) => [...far.state.values()][i]!.eventId);
+  const write = t.mock.method(writer, 'write', () => Promise.reject(new Error('the disk is full')));
+  await assert.rejects(install(far), /the disk is full/);
+  assert.equal(write.mock.callCount(), 1);
+  write.mock.restore();
+  assert.equal((await events.nidsOf(ids)).size, 0);
+  for (const id of ids) assert.equal(events.cached(id), undefined);
+  assert.equal((await engine.rooms.require(far.roomId)).isResident, false);
+  const calls = t.mock.method(writer, 'write');
+  await install(far);
+  assert.equal(calls.mock.callCount(), 1);
+  assert.equal((await events.nidsOf(ids)).size, ids.length);
+});
+
 test('2,000 members, some of them badly signed, are stored in bulk', async () => {
   const far = new ForeignRoom(FOUNDER);
   for (let i = 0; i < 2000; i++) {

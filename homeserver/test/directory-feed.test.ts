@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Rooms } from '@trellis/rooms/rooms.ts';
+import type { UserDirectory } from '@trellis/users/user-directory.ts';
+import type { FastifyBaseLogger } from 'fastify';
+import { DirectoryFeed } from '../compose/directory-feed.ts';
+
+type Listener = (pos: number, change: object) => void;
+
+function feedOf() {
+  const noted: string[] = [];
+  let announce: Listener | undefined;
+  const rooms = {
+    get: async () => ({ member: (userId: string) => ({ membership: 'join', eventId: `$${userId}` }) }),
+    parts: {
+      serverName: 'here',
+      events: { getMany: async () => new Map() },
+      stream: {
+        subscribe(listener: Listener) {
+          announce = listener;
+        },
+      },
+    },
+  };
+  const directory = {
+    async noteProfiles(profiles: ReadonlyArray<{ userId: string }>) {
+      noted.push(...profiles.map(({ userId }) => userId));
+    },
+  };
+  const feed = new DirectoryFeed(
+    rooms as unknown as Rooms,
+    directory as unknown as UserDirectory,
+    {} as FastifyBaseLogger,
+  );
+  const join = (userIds: readonly string[], more: object = {}) =>
+    announce!(1, {
+      roomId: '!room:far',
+      memberships: userIds.map((userId) => ({ userId, before: undefined, after: 'join' })),
+      ...more,
+    });
+  return { feed, noted, join };
+}
+
+test('the members of a large room let others pass', async () => {
+  const { feed, noted, join } = feedOf();
+  const many = Array.from({ length: 1000 }, (_, n) => `@user${n}:far`);
+  join(many, { resynced: {} });
+  join(['@new:far', '@local:here']);
+  for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+  assert.deepEqual(noted, ['@new:far']);
+  await feed.close();
+  assert.deepEqual(noted, ['@new:far', ...many]);
+});
