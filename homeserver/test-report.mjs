@@ -4,7 +4,7 @@ import { relative } from 'node:path';
 import { inspect } from 'node:util';
 
 /** What a test writes is shown when its file fails, but for this, which is shown at once. */
-const ALOUD = /^(SKIPPED|Installing)/;
+const ALOUD = /^(SKIPPED|Installing|TRELLIS_\w+_SEED=)/;
 const MAX_OUTPUT = 20_000;
 
 const shortName = (file) => relative(process.cwd(), file);
@@ -18,10 +18,12 @@ export default async function* report(source) {
   const output = new Map();
   let done = 0;
   for await (const { type, data } of source) {
+    const keep = (text) => output.set(data.file, ((output.get(data.file) ?? '') + text).slice(-MAX_OUTPUT));
     if (type === 'test:stdout' || type === 'test:stderr') {
       if (ALOUD.test(data.message)) yield data.message;
-      else output.set(data.file, ((output.get(data.file) ?? '') + data.message).slice(-MAX_OUTPUT));
+      else keep(data.message);
     }
+    if (type === 'test:diagnostic' && data.file !== undefined) keep(`ℹ ${data.message}\n`);
     if (type === 'test:pass' && data.skip) note(skipped, data);
     if (type === 'test:fail' && isCause(data)) {
       const failure = describeFailure(data);

@@ -31,7 +31,8 @@ const PATIENCE = 25_000;
 /** A gap that nobody could fill is left alone for so long, twice as long each time, up to the last. In milliseconds. */
 const FIRST_REST = 60_000;
 const LAST_REST = 24 * 60 * 60_000;
-/** The longest as long as somebody who may have it did not answer: that may be our side of a broken network. */
+/** The same as long as somebody who may have it did not answer: that may be a restart, or our side of a broken network. */
+const FIRST_REST_UNANSWERED = 5_000;
 const LAST_REST_UNANSWERED = 10 * 60_000;
 const MAX_FRUITLESS = 10_000;
 
@@ -111,8 +112,9 @@ export class Backfill {
       this.#fruitless.delete(key);
       return;
     }
-    const longest = outcome === 'nothing' ? LAST_REST : LAST_REST_UNANSWERED;
-    const rest = Math.min((this.#fruitless.get(key)?.rest ?? FIRST_REST / 2) * 2, longest);
+    const [first, longest] =
+      outcome === 'nothing' ? [FIRST_REST, LAST_REST] : [FIRST_REST_UNANSWERED, LAST_REST_UNANSWERED];
+    const rest = Math.min(Math.max((this.#fruitless.get(key)?.rest ?? 0) * 2, first), longest);
     this.#fruitless.set(key, { rest, until: this.#clock() + rest });
   }
 
