@@ -147,7 +147,7 @@ export const configSchema = section({
       examples: [['client', 'sync']],
     }),
     drain_ms: count(3000, { maximum: 600_000 }),
-    fill: Type.Number({ minimum: 0, maximum: 1, default: 0.5 }),
+    fill: Type.Number({ minimum: 0, maximum: 1, default: 0.7 }),
   }),
   registration: section({
     open: flag(false),
