@@ -18,7 +18,7 @@ import { joinFromHere } from './resident-join.ts';
 import type { Rooms } from './rooms.ts';
 import { appendBuilt, buildDraft, requireAllowed, sendEvent } from './send.ts';
 import { stripForeign, strippedStateEvents } from './stripped-state.ts';
-import { roomOfVersion } from './unjoined-room.ts';
+import { forgetUnjoined, roomOfVersion } from './unjoined-room.ts';
 
 export interface RemoteMembershipParts {
   readonly rooms: Rooms;
@@ -75,7 +75,12 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
       if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
       const candidates = room?.isResident ? [...servers, ...room.servers.keys()] : servers;
       const wanted = { roomId, userId, content, isResident: room?.isResident === true };
-      await tryServers(this.#others(candidates), (server) => this.#joinBy(server, wanted));
+      try {
+        await tryServers(this.#others(candidates), (server) => this.#joinBy(server, wanted));
+      } catch (error) {
+        if (!room) await forgetUnjoined(rooms, roomId).catch(() => {});
+        throw error;
+      }
     });
   }
 

@@ -21,3 +21,18 @@ export async function roomOfVersion(rooms: Rooms, roomId: string, version: RoomV
   });
   return rooms.require(roomId);
 }
+
+/** Removes the row of a room of which there is nothing: that was made for a join which did not come to be. */
+export async function forgetUnjoined(rooms: Rooms, roomId: string): Promise<void> {
+  if ((await rooms.get(roomId))?.isResident !== false) return;
+  await rooms.exclusive(roomId, async (room) => {
+    const gone = await rooms.parts.db.query(
+      `DELETE FROM rooms r WHERE nid = $1 AND NOT EXISTS (SELECT FROM events WHERE room = r.nid)
+         AND NOT EXISTS (SELECT FROM room_members WHERE room = r.nid) RETURNING 1`,
+      [room.nid],
+    );
+    if (gone.length === 0) return;
+    rooms.drop(room);
+    await rooms.changed(roomId);
+  });
+}

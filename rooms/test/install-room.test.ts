@@ -2,10 +2,12 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Pdu } from '@trellis/protocol/event.ts';
+import { roomVersion } from '@trellis/protocol/room-versions.ts';
 import { authChain } from '../auth-chain.ts';
 import { installRoom } from '../install-room.ts';
 import { storeOutOfBand } from '../out-of-band.ts';
 import { sendEvent } from '../send.ts';
+import { forgetUnjoined, roomOfVersion } from '../unjoined-room.ts';
 import { ForeignRoom, type TestEngine, testEngine, testVerifier } from './engine.ts';
 
 const ALICE = '@alice:here';
@@ -213,3 +215,27 @@ function countStatements(): () => number {
   });
   return () => count;
 }
+
+test('of a room that could not be joined nothing is left, but of one that is known for something else', async () => {
+  const version = roomVersion('11')!;
+  const rows = () => engine.db.query('SELECT 1 FROM rooms WHERE room_id = $1', ['!refused:far']);
+  await roomOfVersion(engine.rooms, '!refused:far', version);
+  assert.equal((await rows()).length, 1);
+  await forgetUnjoined(engine.rooms, '!refused:far');
+  assert.equal((await rows()).length, 0);
+  assert.equal(await engine.rooms.get('!refused:far'), undefined);
+  await forgetUnjoined(engine.rooms, '!never-heard-of:far');
+
+  const joined = new ForeignRoom(FOUNDER, '11');
+  await install(joined);
+  await forgetUnjoined(engine.rooms, joined.roomId);
+  assert.ok((await engine.rooms.get(joined.roomId))?.isJoined(ALICE));
+
+  const invited = await roomOfVersion(engine.rooms, '!invited:far', version);
+  await engine.db.query(
+    `INSERT INTO room_members (user_id, room, membership, event_id, sender, pos) VALUES ($1, $2, 'invite', '$i', $3, 1)`,
+    [ALICE, invited.nid, FOUNDER],
+  );
+  await forgetUnjoined(engine.rooms, '!invited:far');
+  assert.ok(await engine.rooms.get('!invited:far'));
+});
