@@ -10,9 +10,9 @@ const MAX_ITEMS = 500;
 /** How much later members hear of something that rest, in milliseconds. */
 const LATE_MS = 40;
 /** How long members of the last term have to come over to this one, in milliseconds. */
-const TAKE_OVER_MS = 3_000;
+const TAKE_OVER_MS = 2_000;
 /** The same for the coordinator before, which has given no sign of life for as long as its lease was. */
-const LAST_HOLDER_MS = 1_500;
+const LAST_HOLDER_MS = 1_000;
 /** Between tries to shut a member out while the database is away, in milliseconds. */
 const RETRY_MS = 200;
 

@@ -3,7 +3,7 @@ import { ROLES, type Role } from './cluster.ts';
 import type { Member } from './rendezvous.ts';
 
 /** How long the coordinator's lease holds without being renewed, in milliseconds. */
-export const LEASE_MS = 2_500;
+export const LEASE_MS = 2_000;
 
 export interface RegisteredMember extends Member {
   readonly ready: boolean;

@@ -6,6 +6,8 @@ import { startServer, type TestServer } from './harness/server.ts';
 const WORKERS = 4;
 const ROOMS = 4;
 const USERS = 8;
+/** After the last was acknowledged all have seen all within this. */
+const SEEN_WITHIN_MS = 10_000;
 /** Between two messages of a user, in milliseconds: up to. */
 const PAUSE = 60;
 
@@ -42,7 +44,7 @@ class Chatter {
       } catch (error) {
         this.failures.push(`send: ${error}`);
       }
-      await new Promise((wake) => setTimeout(wake, Math.random() * PAUSE));
+      await pause(Math.random() * PAUSE);
     }
   }
 
@@ -74,6 +76,8 @@ class Chatter {
   }
 }
 
+const pause = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
+
 const WHOLE = { room: { timeline: { limit: 1000 } } };
 
 function append(lists: Map<string, string[]>, key: string, value: string): void {
@@ -97,8 +101,13 @@ describe('all workers replaced under load', () => {
     await Promise.all(chatters.map((chatter) => chatter.start()));
     assert.match(await server.run('restart'), /All are replaced/);
     await Promise.all(chatters.map((chatter) => chatter.stopSending()));
-    // What was acknowledged is seen by all with the next sync.
-    await new Promise((wake) => setTimeout(wake, 500));
+    // What was acknowledged is seen by all with the next sync, which may take a while on a busy machine.
+    const sum = (lists: 'sent' | 'seen') => (chatter: Chatter) =>
+      [...chatter[lists].values()].reduce((count, list) => count + list.length, 0);
+    const total = chatters.map(sum('sent')).reduce((a, b) => a + b);
+    for (const end = Date.now() + SEEN_WITHIN_MS; Date.now() < end; await pause(50))
+      if (chatters.map(sum('seen')).every((count) => count >= total)) break;
+    await pause(500);
     await Promise.all(chatters.map((chatter) => chatter.stop()));
 
     assert.deepEqual(
