@@ -10,6 +10,9 @@ const SUFFIX = '.sock';
 /** 12 random characters and the suffix. */
 const NAME_LENGTH = 17;
 
+/** A socket as young as that may be about to be listened at: between the two nobody answers there. In milliseconds. */
+const YOUNG = 10_000;
+
 /** A path for a new socket in a folder that only this user can enter. Removes what dead processes have left there. */
 export async function socketPath(folder: string): Promise<string> {
   const name = randomBytes(6).toString('hex') + SUFFIX;
@@ -37,9 +40,14 @@ async function sweep(folder: string): Promise<void> {
   await Promise.all(
     sockets.map(async (name) => {
       const path = join(folder, name);
-      if (await isDeserted(path)) await unlink(path).catch(() => {});
+      if ((await isOld(path)) && (await isDeserted(path))) await unlink(path).catch(() => {});
     }),
   );
+}
+
+async function isOld(path: string): Promise<boolean> {
+  const found = await lstat(path).catch(() => undefined);
+  return found !== undefined && Date.now() - found.mtimeMs > YOUNG;
 }
 
 function isDeserted(path: string): Promise<boolean> {

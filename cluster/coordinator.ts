@@ -335,6 +335,8 @@ export class Coordinator {
     this.#deps.disconnect(id);
     this.#order.abandon(id);
     this.#settle();
+    // A change under way may be waiting for it.
+    this.#changeView();
   }
 
   #changeView(): void {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -115,6 +115,11 @@ describe('a bus over sockets', { concurrency: false }, () => {
     const child = await startChild(transport);
     child.process.kill('SIGKILL');
     await until('its end', () => child.process.signalCode);
+    // Where another one is just about to listen nobody answers either.
+    const young = await startChild(transport);
+    young.process.kill('SIGKILL');
+    await until('its end', () => young.process.signalCode);
+    await utimes(child.address, 0, 0);
     const long = join(folder, 'x'.repeat(120));
     const used: string[] = [];
     for (const where of [join(folder, 'run'), long]) {
@@ -129,6 +134,7 @@ describe('a bus over sockets', { concurrency: false }, () => {
     }
     assert.equal(used[0], join(folder, 'run'));
     await assert.rejects(stat(child.address), { code: 'ENOENT' });
+    await stat(young.address);
     await rm(used[1]!, { recursive: true });
     await writeFile(join(folder, 'file'), '');
     await assert.rejects(new SocketBus({ ...options('one'), folder: join(folder, 'file') }).start(new Ear()));
