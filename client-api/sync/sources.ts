@@ -58,7 +58,7 @@ export interface SyncSources {
   /** `m.presence` events of those of the users of whom there is something to tell. */
   presenceOf(userIds: Iterable<string>): PresenceEvent[];
   presenceEnabled: boolean;
-  /** A sync shows that the user is there; the function is to be called when the sync is answered. */
+  /** A sync shows that the user is there; `told`: others know. `done` is to be called when the sync is answered. */
   touchPresence(
     userId: string,
     deviceId: string,

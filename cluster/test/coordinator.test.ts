@@ -1,10 +1,28 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { ROLES } from '../cluster.ts';
-import { Coordinator } from '../coordinator.ts';
+import { Coordinator, type CoordinatorDeps } from '../coordinator.ts';
 import type { ToMember } from '../messages.ts';
 import type { Registry } from '../registry.ts';
 import { homesOf, View } from '../rendezvous.ts';
+
+/** Of a term that it surely has, if nothing else is said. */
+function coordinatorOf(
+  deps: Pick<CoordinatorDeps, 'registry' | 'send'> & Partial<CoordinatorDeps>,
+): Coordinator {
+  return new Coordinator({
+    self: 'c',
+    term: 1,
+    processesPerHome: 1,
+    log: { info: () => {}, warn: () => {}, error: () => {} },
+    starts: new Map([['events', 10]]),
+    connect: () => {},
+    disconnect: () => {},
+    isDown: () => false,
+    valid: () => true,
+    ...deps,
+  });
+}
 
 describe('a coordinator that may have lost its lease', () => {
   it('answers what came meanwhile in its order, once it knows that it has not', async () => {
@@ -12,17 +30,9 @@ describe('a coordinator that may have lost its lease', () => {
     const registry = { members: async () => [member], admit: async () => true } as unknown as Registry;
     const sent: ToMember[] = [];
     let valid = true;
-    const coordinator = new Coordinator({
-      self: 'c',
-      term: 1,
+    const coordinator = coordinatorOf({
       registry,
-      processesPerHome: 1,
-      log: { info: () => {}, warn: () => {}, error: () => {} },
-      starts: new Map([['events', 10]]),
       send: (_to, message) => void sent.push(message),
-      connect: () => {},
-      disconnect: () => {},
-      isDown: () => false,
       valid: () => valid,
     });
     coordinator.handle('m', { t: 'join', ready: false });
@@ -58,19 +68,10 @@ describe('a coordinator on a bus that hands over', () => {
     } as unknown as Registry;
     const sent: Array<readonly [to: string | readonly string[], message: ToMember]> = [];
     const handing: Array<readonly [to: readonly string[], then: () => void]> = [];
-    const coordinator = new Coordinator({
-      self: 'c',
-      term: 1,
+    const coordinator = coordinatorOf({
       registry,
-      processesPerHome: 1,
-      log: { info: () => {}, warn: () => {}, error: () => {} },
-      starts: new Map([['events', 10]]),
       send: (to, message) => void sent.push([to, message]),
       handedOver: (to, then) => void handing.push([to, then]),
-      connect: () => {},
-      disconnect: () => {},
-      isDown: () => false,
-      valid: () => true,
     });
     const turn = () => new Promise(setImmediate);
     for (const id of ['m', 'o']) coordinator.handle(id, { t: 'join', ready: true });
@@ -113,19 +114,10 @@ describe('a coordinator of members that rest', () => {
       admit: async () => true,
     } as unknown as Registry;
     const sent: Array<readonly [to: string | readonly string[], message: ToMember]> = [];
-    const coordinator = new Coordinator({
-      self: 'c',
-      term: 1,
+    const coordinator = coordinatorOf({
       registry,
-      processesPerHome: 1,
-      log: { info: () => {}, warn: () => {}, error: () => {} },
-      starts: new Map([['events', 10]]),
       send: (to, message) => void sent.push([to, message]),
       handedOver: (_to, then) => setImmediate(then),
-      connect: () => {},
-      disconnect: () => {},
-      isDown: () => false,
-      valid: () => true,
     });
     const turn = () => new Promise(setImmediate);
     for (const id of ['m', 'o']) coordinator.handle(id, { t: 'join', ready: true });
