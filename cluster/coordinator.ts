@@ -378,23 +378,15 @@ export class Coordinator {
     this.#waiters = [];
     this.#after = [];
     const told = { t: 'tell', q: number, items, ack } as const;
-    const all = [...this.#members];
-    const resting = all.filter(([, member]) => member.resting);
-    if (resting.length === 0 || this.#isUrgent) {
-      this.#flushLate();
-      send([...this.#members.keys()], told);
-    } else {
-      send(
-        all.flatMap(([id, member]) => (member.resting ? [] : [id])),
-        told,
-      );
-      this.#late.push(...items);
-      if (this.#late.length >= MAX_ITEMS) this.#flushLate();
-      else this.#lateTimer ??= setTimeout(() => this.#flushLate(), LATE_MS).unref();
-    }
-    const others = all.filter(([id, { serves, resting }]) => serves && !resting && id !== self);
+    const isForAll = this.#isUrgent || this.#ids(({ resting }) => resting).length === 0;
+    if (isForAll) this.#flushLate();
+    else this.#tellLater(items);
+    send(
+      this.#ids(({ resting }) => isForAll || !resting),
+      told,
+    );
     handedOver?.(
-      others.map(([id]) => id),
+      this.#ids(({ member, serves, resting }) => serves && !resting && member.id !== self),
       () => {
         this.#given = number;
         this.#settle();
@@ -404,20 +396,30 @@ export class Coordinator {
     if (this.#members.size === 0) this.#settle();
   }
 
+  #tellLater(items: readonly Item[]): void {
+    this.#late.push(...items);
+    if (this.#late.length >= MAX_ITEMS) this.#flushLate();
+    else this.#lateTimer ??= setTimeout(() => this.#flushLate(), LATE_MS).unref();
+  }
+
   #flushLate(): void {
     clearTimeout(this.#lateTimer);
     this.#lateTimer = undefined;
     if (this.#late.length === 0 || this.#stopped) return;
     const items = this.#late;
     this.#late = [];
-    const resting = [...this.#members].flatMap(([id, member]) => (member.resting ? [id] : []));
+    const resting = this.#ids((member) => member.resting);
     const ack = this.#deps.handedOver === undefined;
     if (resting.length > 0) this.#deps.send(resting, { t: 'tell', q: this.#number, items, ack });
   }
 
   /** Who has not come over yet is there all the same, and answers requests. */
   #serving(): string[] {
-    return [...this.#members.values()].filter(({ serves }) => serves).map(({ member }) => member.id);
+    return this.#ids(({ serves }) => serves);
+  }
+
+  #ids(is: (member: Joined) => boolean): string[] {
+    return [...this.#members].flatMap(([id, member]) => (is(member) ? [id] : []));
   }
 
   /** Tells those who wait for it what all know. */
