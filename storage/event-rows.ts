@@ -1,3 +1,4 @@
+import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
 import type { EventWrite } from './event-writer.ts';
 import { STATUS_CODES } from './events.ts';
@@ -23,7 +24,7 @@ export async function insertEvents(
   const related = writes.filter((write) => write.relation !== undefined);
   const params: unknown[] = [
     events.map((event) => event.nid),
-    events.map((event) => event.eventId),
+    textArray(events.map((event) => event.eventId)),
     writes.map((write) => write.roomNid),
     events.map((event) => event.pos ?? null),
     events.map((event) => event.backfilled),
@@ -32,15 +33,15 @@ export async function insertEvents(
     events.map((event) => (event.roomStateBefore === event.stateBefore ? null : event.roomStateBefore)),
     events.map((event) => event.depth),
     events.map((event) => event.originServerTs),
-    events.map((event) => event.sender),
-    events.map((event) => column(event.type)),
-    events.map((event) => (event.stateKey === undefined ? null : column(event.stateKey))),
+    textArray(events.map((event) => event.sender)),
+    textArray(events.map((event) => column(event.type))),
+    textArray(events.map((event) => (event.stateKey === undefined ? null : column(event.stateKey)))),
     events.map((event) => event.replaces?.eventId ?? null),
     events.map((event) => event.transaction?.deviceId ?? null),
     events.map((event) => event.transaction?.txnId ?? null),
-    events.map((event) => event.json),
+    textArray(events.map((event) => event.json)),
     [...rooms.keys()],
-    [...rooms.values()].map((room) => textArray(room.extremities)),
+    [...rooms.values()].map((room) => arrayLiteral(room.extremities)),
     [...rooms.values()].map((room) => room.state),
     [...rooms.values()].map((room) => room.depth),
     related.map((write) => write.roomNid),
@@ -115,6 +116,6 @@ const insertStatement = (more: string, condition: string) => `
   WHERE events.pos IS NULL AND EXCLUDED.pos IS NOT NULL`;
 
 /** A text[] literal: arrays of arrays of different lengths can't be passed otherwise. */
-function textArray(items: readonly string[]): string {
+function arrayLiteral(items: readonly string[]): string {
   return `{${items.map((item) => `"${item.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`).join(',')}}`;
 }

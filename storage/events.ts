@@ -2,6 +2,7 @@ import type { Pdu } from '@trellis/protocol/event.ts';
 import { viewOf } from '@trellis/protocol/make-event.ts';
 import { roomVersion } from '@trellis/protocol/room-versions.ts';
 import { LRUCache } from 'lru-cache';
+import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
 import { type EventStatus, type ReplacedState, StoredEvent } from './stored-event.ts';
 
@@ -133,7 +134,7 @@ export class EventStore {
   async nidsOf(eventIds: readonly string[]): Promise<Map<string, number>> {
     const rows = await this.#db.query<{ event_id: string; nid: number }>(
       { name: 'event-nids', text: `SELECT event_id, nid FROM ${OF_IDS} JOIN events e ON e.event_id = w.id` },
-      [eventIds],
+      [textArray(eventIds)],
     );
     return new Map(rows.map((row) => [row.event_id, row.nid]));
   }
@@ -172,9 +173,10 @@ export class EventStore {
 
   /** The PDUs of events as JSON text by event id, past the cache, as `jsonByNids`. */
   async jsonByIds(eventIds: readonly string[]): Promise<string[]> {
+    if (eventIds.length === 0) return [];
     const rows = await this.#db.query<{ json: string }>(
       { name: 'events-json-by-id', text: `SELECT json FROM ${OF_IDS} JOIN events e ON e.event_id = w.id` },
-      [eventIds],
+      [textArray(eventIds)],
     );
     return rows.map(({ json }) => json);
   }

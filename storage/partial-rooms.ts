@@ -1,3 +1,4 @@
+import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
 import { column } from './event-writer.ts';
 
@@ -60,10 +61,10 @@ export async function insertMembers(
              ON CONFLICT DO NOTHING`,
     },
     [
-      members.map(({ userId }) => userId),
-      members.map(({ membership }) => column(membership)),
-      members.map(({ eventId }) => eventId),
-      members.map(({ sender }) => sender),
+      textArray(members.map(({ userId }) => userId)),
+      textArray(members.map(({ membership }) => column(membership))),
+      textArray(members.map(({ eventId }) => eventId)),
+      textArray(members.map(({ sender }) => sender)),
       roomNid,
       pos,
     ],

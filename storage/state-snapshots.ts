@@ -1,5 +1,6 @@
 import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
 import { LRUCache } from 'lru-cache';
+import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
 import type { IdAllocator } from './id-allocator.ts';
 
@@ -268,7 +269,7 @@ export class StateSnapshots {
                SELECT nid, key FROM made UNION ALL
                SELECT k.nid, k.key FROM state_keys k JOIN given USING (key)`,
       },
-      [keys.map(() => this.#ids.next()), keys.map(encodeKey)],
+      [keys.map(() => this.#ids.next()), textArray(keys.map(encodeKey))],
     );
     return rows.map((row) => {
       const key = decodeKey(row.key);
