@@ -65,8 +65,14 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
       for (const [, { membership, eventId }] of room.members()) if (membership === 'join') ids.push(eventId);
       const joined: Record<string, object> = Object.create(null);
       // A few at a time and past the cache, in which a large room's members would leave nothing else.
-      for (let i = 0; i < ids.length; i += AT_A_TIME)
-        for (const json of await rooms.parts.events.jsonByIds(ids.slice(i, i + AT_A_TIME))) {
+      const read = (from: number) => rooms.parts.events.jsonByIds(ids.slice(from, from + AT_A_TIME));
+      let next = read(0);
+      for (let i = 0; i < ids.length; i += AT_A_TIME) {
+        const chunk = await next;
+        next = read(i + AT_A_TIME);
+        // Whoever waits for it hears of it.
+        next.catch(() => {});
+        for (const json of chunk) {
           const { state_key: userId, content } = JSON.parse(json) as {
             state_key: string;
             content: JsonObject;
@@ -76,6 +82,7 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
             avatar_url: typeof content.avatar_url === 'string' ? content.avatar_url : null,
           };
         }
+      }
       return { joined };
     },
   );

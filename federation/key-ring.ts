@@ -140,7 +140,7 @@ export class KeyRing {
         const mark = markOf(event, candidate, key);
         // Event ids of room versions 1 and 2 do not stand for the content.
         if (event.version.eventIds !== 'server' && this.#verified.has(mark)) continue;
-        text ??= signedText(event.pdu, event.version);
+        text ??= signedText(event);
         claims.push({ event, mark, claim: [key.publicKey, text, candidate.signature] });
       }
     return claims;

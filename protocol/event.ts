@@ -34,6 +34,8 @@ export interface AuthView {
 export interface RoomEvent extends AuthView {
   readonly version: RoomVersion;
   readonly pdu: Pdu;
+  /** The text that its signatures and its id are over, where that has just been worked out. */
+  readonly essential?: string | undefined;
 }
 
 /** Room state: `stateKeyOf(type, stateKey)` to event id. */

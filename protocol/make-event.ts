@@ -8,11 +8,9 @@ import { type SigningKey, withSignature } from './signing.ts';
 
 /** Reads a PDU whose format has been checked (`checkPdu`), and works out its id. */
 export function makeEvent(pdu: Pdu, version: RoomVersion): RoomEvent {
-  const eventId =
-    version.eventIds === 'server'
-      ? (pdu.event_id as string)
-      : eventIdOf(essentialText(pdu, version), version);
-  return viewOf(pdu, eventId, version);
+  if (version.eventIds === 'server') return viewOf(pdu, pdu.event_id as string, version);
+  const essential = essentialText(pdu, version);
+  return viewOf(pdu, eventIdOf(essential, version), version, essential);
 }
 
 /** What a new event is made of; what is missing of the event format is added. */
@@ -111,12 +109,12 @@ export function signingServers({ version, type, sender, eventId, content }: Room
 }
 
 /** The text that an event's signatures are over. */
-export function signedText(pdu: Pdu, version: RoomVersion): string {
-  return essentialText(pdu, version);
+export function signedText({ pdu, version, essential }: RoomEvent): string {
+  return essential ?? essentialText(pdu, version);
 }
 
 /** The event behind a PDU whose id is known. */
-export function viewOf(pdu: Pdu, eventId: string, version: RoomVersion): RoomEvent {
+export function viewOf(pdu: Pdu, eventId: string, version: RoomVersion, essential?: string): RoomEvent {
   const content = pdu.content as JsonObject;
   const redacts = version.redactsInContent ? content.redacts : pdu.redacts;
   // Since room version 12 the create event bears no room id: its own id is the room's.
@@ -135,6 +133,7 @@ export function viewOf(pdu: Pdu, eventId: string, version: RoomVersion): RoomEve
     prevEvents: idsOf(pdu.prev_events),
     redacts: typeof redacts === 'string' ? redacts : undefined,
     pdu,
+    essential,
   };
 }
 

@@ -39,8 +39,13 @@ export async function checkIncoming(
   version: RoomVersion,
   verifier: EventVerifier,
 ): Promise<Incoming[]> {
+  return verifyIncoming(await readPdus(pdus, version), verifier);
+}
+
+/** Step 1: the events, as far as their format and size are right. None is given twice. */
+export function readPdus(pdus: readonly Pdu[], version: RoomVersion): Promise<Incoming[]> {
   const ids = new Set<string>();
-  const checked = await mapInTurns(pdus, (pdu): Incoming => {
+  return mapInTurns(pdus, (pdu): Incoming => {
     const incoming = checkFormat(pdu, version);
     // What the verifier says of an id must be of this very event.
     if (incoming.event && ids.has(incoming.event.eventId))
@@ -48,6 +53,13 @@ export async function checkIncoming(
     if (incoming.event) ids.add(incoming.event.eventId);
     return incoming;
   });
+}
+
+/** Steps 2 and 3, on what `readPdus` has made of PDUs. */
+export async function verifyIncoming(
+  checked: readonly Incoming[],
+  verifier: EventVerifier,
+): Promise<Incoming[]> {
   const events = checked.flatMap(({ event }) => event ?? []);
   const errors = new Map<RoomEvent, Error>();
   for (let i = 0; i < events.length; i += BATCH) {

@@ -102,7 +102,7 @@ async function checkJoin(
   const create = lookUp.get('m.room.create', '');
   if (!create) throw badAnswer(server, 'the state has no create event');
   const others = join.authEvents.filter((id) => !judged.has(id));
-  const known = new Map([...judged, ...(await rooms.parts.events.getMany(others))]);
+  const known = new Map<string, Judged>([...judged, ...(await rooms.parts.events.getMany(others))]);
   const authEvents = join.authEvents.map((id) => {
     const event = known.get(id);
     if (!event) throw badAnswer(server, 'events that authorise the join are missing');

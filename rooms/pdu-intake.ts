@@ -1,6 +1,6 @@
 import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
-import { makeEvent } from '@trellis/protocol/make-event.ts';
-import { checkIncoming } from './incoming-event.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { readPdus, verifyIncoming } from './incoming-event.ts';
 import { dependencies, storeOutliers } from './outliers.ts';
 import type { RemoteEventsParts } from './remote-events.ts';
 import type { Room } from './room.ts';
@@ -15,6 +15,8 @@ interface Waiting {
 
 /** PDUs taken in at a time. */
 const BATCH = 400;
+/** Batches being verified or stored while the next one is read. */
+const AHEAD = 2;
 
 /**
  * Takes in the PDUs of a state or an auth chain of any size as they come, as outliers: while the next ones are read,
@@ -26,35 +28,38 @@ export class PduIntake {
   /** What is here, or about to be stored. */
   readonly #known = new Set<string>();
   #waiting: Waiting[] = [];
-  #storing: Promise<unknown> = Promise.resolve();
+  /** Under way, the last one last: each is stored after the one before. */
+  readonly #storing: Array<Promise<void>> = [];
   /** What was not here when that was last seen. */
   readonly #absent: Set<string>;
+  readonly #stored: (event: StoredEvent) => void;
 
-  /** @param absent what is known not to be here */
+  /**
+   * @param absent what is known not to be here
+   * @param stored told of each event once it is stored, of rejected ones too
+   */
   constructor(
     parts: Pick<RemoteEventsParts, 'rooms' | 'verifier'>,
     room: Room,
     absent: Iterable<string> = [],
+    stored: (event: StoredEvent) => void = () => {},
   ) {
     this.#parts = parts;
     this.#room = room;
     this.#absent = new Set(absent);
+    this.#stored = stored;
   }
 
   async take(pdus: readonly Pdu[]): Promise<void> {
-    const events = new Map<string, RoomEvent>();
-    for (const { unsigned: _unsigned, ...pdu } of pdus) {
-      const event = viewOf(pdu, this.#room);
-      if (event && !this.#known.has(event.eventId)) events.set(event.eventId, event);
-    }
+    const events = await this.#read(pdus);
     const needs = new Map([...events].map(([id, event]) => [id, dependencies(event, this.#room.version)]));
     await this.#lookUp(new Set([...events.keys(), ...[...needs.values()].flat()]));
-    const ready: Pdu[] = [];
+    const ready: RoomEvent[] = [];
     for (const [id, event] of events) {
       if (this.#known.has(id)) continue;
       const isReady = needs.get(id)!.every((need) => this.#known.has(need) || events.has(need));
       if (isReady) {
-        ready.push(event.pdu);
+        ready.push(event);
         this.#known.add(id);
       } else this.#waiting.push({ id, needs: needs.get(id)!, json: JSON.stringify(event.pdu) });
     }
@@ -75,40 +80,59 @@ export class PduIntake {
       if (ready.length === 0) break;
       this.#waiting = rest;
       for (const { id } of ready) this.#known.add(id);
-      for (let i = 0; i < ready.length; i += BATCH)
-        await this.#admit(ready.slice(i, i + BATCH).map(({ json }) => JSON.parse(json) as Pdu));
+      for (let i = 0; i < ready.length; i += BATCH) await this.#admitAgain(ready.slice(i, i + BATCH));
     }
-    await this.#storing;
+    await Promise.all(this.#storing);
     this.#absent.clear();
     // Loops and holes: storing them leaves out what nothing here authorises.
-    const left = this.#waiting.slice(0, BATCH).map(({ json }) => JSON.parse(json) as Pdu);
-    if (left.length > 0) await this.#admit(left);
-    await this.#storing;
+    await this.#admitAgain(this.#waiting.slice(0, BATCH));
+    await Promise.all(this.#storing);
   }
 
-  async #admit(pdus: readonly Pdu[]): Promise<void> {
-    if (pdus.length === 0) return;
-    const before = this.#storing;
-    this.#storing = this.#checkAndStore(pdus, before);
-    // Whoever waits for it next hears of it.
-    this.#storing.catch(() => {});
-    await before;
+  /** The events of the room, by id, that are not known. */
+  async #read(pdus: readonly Pdu[]): Promise<Map<string, RoomEvent>> {
+    const events = new Map<string, RoomEvent>();
+    for (const { event } of await readPdus(pdus, this.#room.version))
+      if (event?.roomId === this.#room.roomId && !this.#known.has(event.eventId))
+        events.set(event.eventId, event);
+    return events;
   }
 
-  async #checkAndStore(pdus: readonly Pdu[], before: Promise<unknown>): Promise<void> {
+  async #admitAgain(waiting: readonly Waiting[]): Promise<void> {
+    const checked = await readPdus(
+      waiting.map(({ json }) => JSON.parse(json) as Pdu),
+      this.#room.version,
+    );
+    await this.#admit(checked.flatMap(({ event }) => event ?? []));
+  }
+
+  /** Resolves when there is room for another batch. */
+  async #admit(events: readonly RoomEvent[]): Promise<void> {
+    if (events.length === 0) return;
+    const storing = this.#checkAndStore(events, this.#storing.at(-1));
+    // Whoever waits for it hears of it.
+    storing.catch(() => {});
+    this.#storing.push(storing);
+    if (this.#storing.length > AHEAD) await this.#storing.shift();
+  }
+
+  async #checkAndStore(events: readonly RoomEvent[], before: Promise<void> | undefined): Promise<void> {
     const { rooms, verifier } = this.#parts;
-    const checked = await checkIncoming(pdus, this.#room.version, verifier);
-    const events = checked.flatMap(({ event, eventId }) => {
-      if (event?.roomId === this.#room.roomId) return event;
+    const checked = await verifyIncoming(
+      events.map((event) => ({ eventId: event.eventId, event })),
+      verifier,
+    );
+    const right = checked.flatMap(({ event, eventId }) => {
       // It may come again, and be right then.
-      if (eventId !== undefined) this.#known.delete(eventId);
-      return [];
+      if (!event) this.#known.delete(eventId!);
+      return event ?? [];
     });
     await before;
-    await storeOutliers(rooms, this.#room, events, this.#absent);
-    for (const { eventId } of events) this.#absent.delete(eventId);
+    const stored = await storeOutliers(rooms, this.#room, right, this.#absent);
+    for (const { eventId } of right) this.#absent.delete(eventId);
     // Thousands of members would leave nothing else in the cache.
-    for (const { type, eventId } of events) if (type === 'm.room.member') rooms.parts.events.forget(eventId);
+    for (const { type, eventId } of right) if (type === 'm.room.member') rooms.parts.events.forget(eventId);
+    for (const event of stored.values()) this.#stored(event);
   }
 
   async #lookUp(ids: ReadonlySet<string>): Promise<void> {
@@ -119,16 +143,5 @@ export class PduIntake {
       this.#absent.delete(id);
       this.#known.add(id);
     }
-  }
-}
-
-function viewOf(pdu: Pdu, { version, roomId }: Room): RoomEvent | undefined {
-  try {
-    const event = makeEvent(pdu, version);
-    return typeof event.eventId === 'string' && event.roomId === roomId && Array.isArray(pdu.auth_events)
-      ? event
-      : undefined;
-  } catch {
-    return undefined;
   }
 }

@@ -103,12 +103,10 @@ function isExempt({ type, stateKey }: RoomEvent): boolean {
   return type === 'm.room.policy' && stateKey === '';
 }
 
-function isSigned({ pdu, version }: RoomEvent, { via, publicKey }: Policy): boolean {
-  const signature = signatureOf(pdu, via, KEY_ID);
+function isSigned(event: RoomEvent, { via, publicKey }: Policy): boolean {
+  const signature = signatureOf(event.pdu, via, KEY_ID);
   const key = verifyKey(publicKey);
-  return (
-    signature !== undefined && key !== undefined && verifySignature(key, signedText(pdu, version), signature)
-  );
+  return signature !== undefined && key !== undefined && verifySignature(key, signedText(event), signature);
 }
 
 function objectAt(value: JsonValue | undefined): JsonObject {

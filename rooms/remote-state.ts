@@ -1,9 +1,11 @@
 import { stateKeyOf } from '@trellis/protocol/event.ts';
 import { STATUS_CODES } from '@trellis/storage/events.ts';
+import type { MemberRow } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { PduIntake } from './pdu-intake.ts';
 import { MAX_CHAIN, type RemoteEvents, type RemoteEventsParts } from './remote-events.ts';
-import type { Room } from './room.ts';
+import { memberFromEvent, type Room } from './room.ts';
 import { settled } from './state-at.ts';
 
 /** Up to so many missing events are fetched one by one; beyond, when they are a good part of all, all come at once. */
@@ -11,6 +13,20 @@ const FETCHED_SINGLY = 50;
 const GOOD_PART = 0.1;
 /** Of a state that is to be whole, so much may be lost. */
 const LOST_PART = 0.01;
+
+/** For a state that has to be whole. */
+export interface WholeState {
+  /** Asked for what the first server has not. */
+  readonly servers: readonly string[];
+  /** By event id: filled with members of the state that are new here, which are many and need not be read again. */
+  readonly members: Map<string, MemberRow>;
+}
+
+/** A state event that came: where it stands in a state, unless it is rejected. */
+interface Come {
+  readonly nid: number;
+  readonly place: string | undefined;
+}
 
 /**
  * States at places that this server knows nothing about, as another server tells them. Every event in them has been
@@ -29,15 +45,15 @@ export class RemoteStates {
   /**
    * The state before an event; `undefined` when the server does not tell it, or tells no state of this room.
    *
-   * @param others servers to ask for what the first has not; when given, the state has to be whole
+   * @param whole when given, the state has to be whole
    */
   async before(
     room: Room,
     server: string,
     eventId: string,
-    others?: readonly string[],
+    whole?: WholeState,
   ): Promise<Snapshot | undefined> {
-    const refs = await this.#refsBefore(room, server, eventId, others);
+    const refs = await this.#refsBefore(room, server, eventId, whole);
     return refs && this.#snapshot(room, refs);
   }
 
@@ -46,11 +62,11 @@ export class RemoteStates {
     room: Room,
     server: string,
     eventId: string,
-    others?: readonly string[],
+    whole?: WholeState,
   ): Promise<Snapshot | undefined> {
-    const refs = await this.#refsBefore(room, server, eventId, others);
-    const event =
-      refs && (await this.#events.fetch(room, [server, ...(others ?? [])], [eventId])).get(eventId);
+    const refs = await this.#refsBefore(room, server, eventId, whole);
+    const servers = [server, ...(whole?.servers ?? [])];
+    const event = refs && (await this.#events.fetch(room, servers, [eventId])).get(eventId);
     if (!event) return undefined;
     if (event.stateKey !== undefined && !event.rejected)
       refs.set(stateKeyOf(event.type, event.stateKey), { eventId, nid: event.nid });
@@ -61,7 +77,7 @@ export class RemoteStates {
     room: Room,
     server: string,
     eventId: string,
-    others?: readonly string[],
+    whole?: WholeState,
   ): Promise<Map<string, EventRef> | undefined> {
     const { remote } = this.#parts;
     const ids = await remote.stateIds(server, room.roomId, eventId).catch(() => undefined);
@@ -69,25 +85,36 @@ export class RemoteStates {
     const all = new Set([...ids.stateIds, ...ids.authChainIds]);
     if (all.size > MAX_CHAIN) return undefined;
     const missing = await this.#events.unknownIds([...all]);
+    const come = new Map<string, Come>();
     if (missing.length > FETCHED_SINGLY && missing.length > all.size * GOOD_PART) {
-      const intake = new PduIntake(this.#parts, room, missing);
+      const intake = new PduIntake(this.#parts, room, missing, (event) => note(event, come, whole?.members));
       // What came before it broke off is of use all the same.
       await remote.state(server, room.roomId, eventId, (pdus) => intake.take(pdus)).catch(() => {});
       await intake.finish();
     } else if (missing.length > 0) await this.#events.fetch(room, [server], missing);
-    if (others && !(await this.#isWhole(room, ids.stateIds, others))) return undefined;
-    const refs = await this.#refsOf(room, ids.stateIds);
+    const others = ids.stateIds.filter((id) => !come.has(id));
+    if (whole && !(await this.#isWhole(room, others, ids.stateIds.length, whole.servers))) return undefined;
+    const refs = await this.#refsOf(room, others);
+    for (const id of ids.stateIds) {
+      const { place, nid } = come.get(id) ?? {};
+      if (place !== undefined) refs.set(place, { eventId: id, nid: nid! });
+    }
     const create = stateKeyOf('m.room.create', '');
     return refs.get(create)?.eventId === room.state.getKey(create)?.eventId ? refs : undefined;
   }
 
-  /** Whether the events are here, but for a few that nobody has any more or nobody can verify. */
-  async #isWhole(room: Room, ids: readonly string[], servers: readonly string[]): Promise<boolean> {
+  /** Whether the events of a state are here, but for a few that nobody has any more or nobody can verify. */
+  async #isWhole(
+    room: Room,
+    ids: readonly string[],
+    size: number,
+    servers: readonly string[],
+  ): Promise<boolean> {
     const missing = await this.#events.unknownIds(ids);
     if (missing.length === 0) return true;
-    if (missing.length > Math.max(FETCHED_SINGLY, ids.length * GOOD_PART)) return false;
+    if (missing.length > Math.max(FETCHED_SINGLY, size * GOOD_PART)) return false;
     await this.#events.fetch(room, servers, missing);
-    return (await this.#events.unknownIds(missing)).length <= Math.max(1, ids.length * LOST_PART);
+    return (await this.#events.unknownIds(missing)).length <= Math.max(1, size * LOST_PART);
   }
 
   /**
@@ -128,4 +155,17 @@ export class RemoteStates {
     for (const [key] of base.entries()) if (!refs.has(key)) delta.set(key, undefined);
     return delta.size === 0 ? base : this.#parts.rooms.parts.snapshots.derive(room.nid, base, delta);
   }
+}
+
+function note(
+  event: StoredEvent,
+  come: Map<string, Come>,
+  members: Map<string, MemberRow> | undefined,
+): void {
+  const { nid, eventId, type, stateKey } = event;
+  if (stateKey === undefined) return;
+  come.set(eventId, { nid, place: event.rejected ? undefined : stateKeyOf(type, stateKey) });
+  if (!members || event.rejected || type !== 'm.room.member') return;
+  const { membership, sender } = memberFromEvent(event, 0);
+  members.set(eventId, { userId: stateKey, membership, eventId, sender });
 }

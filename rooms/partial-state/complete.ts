@@ -18,11 +18,17 @@ import { type Replay, type Replayed, replay } from './replay.ts';
 /** Events that a room is shown with at once afterwards. */
 const TAIL = 30;
 
+export interface FullState {
+  /** The state before each of the joins that left members out. */
+  readonly before: ReadonlyMap<string, Snapshot>;
+  /** By event id: members who have just come. */
+  readonly members: ReadonlyMap<string, MemberRow>;
+}
+
 /**
  * Puts the full state in the place of the partial one, as soon as it is here: with the state before the join, all that
  * has happened since is worked out anew, stored as one, and announced as the change of memberships that it is.
  *
- * @param before the full state before each of the joins that left members out
  * @returns false when the room is not what it was when the state was asked for
  */
 export async function completeState(
@@ -30,7 +36,7 @@ export async function completeState(
   states: StatesAt,
   roomId: string,
   partial: PartialState,
-  before: ReadonlyMap<string, Snapshot>,
+  { before, members: come }: FullState,
 ): Promise<boolean> {
   const { events, snapshots } = rooms.parts;
   const first = before.get(partial.joins[0]!)!;
@@ -39,7 +45,7 @@ export async function completeState(
   // What is large goes first, and holds nobody up.
   const storing = storeAll(snapshots, before.values());
   storing.catch(() => {});
-  const members = await storeMembers(rooms, room, first, join.pos!);
+  const members = await storeMembers(rooms, room, { state: first, pos: join.pos!, come });
   await storing;
   return rooms.exclusive(roomId, async (current) => {
     if (current.partial?.joins.join() !== partial.joins.join()) return false;

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { partialRooms, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
+import { type MemberRow, partialRooms, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import { announce } from '../announce.ts';
 import type { Receiver } from '../receive.ts';
@@ -202,6 +202,7 @@ export class Resync {
   ): Promise<boolean> {
     const { rooms, receiver } = this.#parts;
     const before = new Map<string, Snapshot>();
+    const whole = { servers, members: new Map<string, MemberRow>() };
     for (const joinId of partial.joins) {
       const join = await rooms.parts.events.get(joinId);
       const [prev, ...others] = join?.prevEvents ?? [];
@@ -209,12 +210,12 @@ export class Resync {
       // More servers have what the join builds on than have the join; but then one state is to be fetched for each.
       const state =
         others.length === 0
-          ? await receiver.remoteStates.after(room, server, prev, servers)
-          : await receiver.remoteStates.before(room, server, joinId, servers);
+          ? await receiver.remoteStates.after(room, server, prev, whole)
+          : await receiver.remoteStates.before(room, server, joinId, whole);
       if (!state) return false;
       before.set(joinId, state);
     }
-    return completeState(rooms, receiver.states, room.roomId, partial, before);
+    return completeState(rooms, receiver.states, room.roomId, partial, { before, members: whole.members });
   }
 
   /** Nobody tells the members to a server that is no longer in the room. */

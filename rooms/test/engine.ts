@@ -42,7 +42,7 @@ export const testVerifier: EventVerifier = {
 };
 
 async function verify(event: RoomEvent): Promise<Error | undefined> {
-  const text = signedText(event.pdu, event.version);
+  const text = signedText(event);
   for (const server of signingServers(event)) {
     const key = keys.get(server);
     const signature = key && signatureOf(event.pdu, server, key.keyId);

@@ -21,7 +21,7 @@ let engine: TestEngine;
 let verdict: ((event: RoomEvent) => Promise<JsonObject>) | undefined;
 const asked: string[] = [];
 
-const signatureOn = ({ pdu, version }: RoomEvent, by = key) => by.sign(signedText(pdu, version));
+const signatureOn = (event: RoomEvent, by = key) => by.sign(signedText(event));
 const policies = new RoomPolicies();
 policies.connect({
   async sign(server, event) {
