@@ -1,5 +1,5 @@
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
-import type { Database, Queryable } from '@trellis/storage/database.ts';
+import type { Database } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
 import { beginsOrAlmost, typoVariants } from './directory-typos.ts';
 import { searchWords, wordsOf } from './directory-words.ts';
@@ -104,7 +104,7 @@ export class UserDirectory {
   async remove(userId: string): Promise<void> {
     this.#noted.delete(userId);
     await this.#db.transaction(async (tx) => {
-      for (const table of ['user_directory_words', 'user_directory_typos', 'user_directory'])
+      for (const table of ['user_directory_words', 'user_directory'])
         await tx.query(`DELETE FROM ${table} WHERE user_id = $1`, [userId]);
     });
   }
@@ -172,23 +172,14 @@ export class UserDirectory {
 
   /** Who has words that differ from all of `words` by typing errors at most. */
   async #similar(requesterId: string, words: readonly string[]): Promise<Candidate[]> {
-    const variants = words.flatMap((word, i) => typoVariants(word).map((variant) => ({ variant, word: i })));
-    const count = new Set(variants.map(({ word }) => word)).size;
-    if (count === 0) return [];
+    const variants = words.map(typoVariants).filter((some) => some.length > 0);
+    if (variants.length === 0) return [];
+    const matches = variants.map((_, i) => `AND s.typos && $${i + 3}::text[]`);
     const candidates = await this.#db.query<Candidate>(
       `SELECT d.user_id AS "userId", d.display_name AS "displayName", d.avatar_url AS "avatarUrl"
-       FROM (SELECT t.user_id FROM unnest($2::text[], $3::int[]) AS v (variant, word)
-               JOIN user_directory_typos t ON t.variant = v.variant
-             GROUP BY t.user_id HAVING count(DISTINCT v.word) = $4 LIMIT $5) AS c
-         JOIN user_directory d ON d.user_id = c.user_id
-       WHERE d.user_id <> $1 AND ${SHOWN} ORDER BY d.local DESC, d.user_id`,
-      [
-        this.#leftOut(requesterId),
-        variants.map(({ variant }) => variant),
-        variants.map(({ word }) => word),
-        count,
-        MAX_SIMILAR,
-      ],
+       FROM (SELECT * FROM user_directory s WHERE s.user_id <> $1 ${matches.join(' ')} LIMIT $2) AS d
+       WHERE ${SHOWN} ORDER BY d.local DESC, d.user_id`,
+      [this.#leftOut(requesterId), MAX_SIMILAR, ...variants],
     );
     return candidates.filter(({ userId, displayName }) => {
       const own = wordsOf(userId, displayName ?? undefined);
@@ -201,46 +192,37 @@ export class UserDirectory {
     // In one order everywhere, so that two writers never wait for each other.
     const sorted = [...entries].sort((a, b) => (a.userId < b.userId ? -1 : 1));
     const ids = sorted.map(({ userId }) => userId);
-    const words = sorted.flatMap(({ userId, displayName }) =>
-      wordsOf(userId, displayName).map((word) => ({ userId, word })),
-    );
-    const variants = words.flatMap(({ userId, word }) =>
-      typoVariants(word).map((variant) => ({ userId, word: variant })),
-    );
+    const words = sorted.map(({ userId, displayName }) => wordsOf(userId, displayName));
     await this.#db.transaction(async (tx) => {
       const written = await tx.query<{ userId: string; isNew: boolean }>(
-        `INSERT INTO user_directory (user_id, display_name, avatar_url, local)
-         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
-         ON CONFLICT (user_id) DO UPDATE SET display_name = excluded.display_name, avatar_url = excluded.avatar_url
+        // Variants are letters and digits; an array of arrays of different lengths can't be passed.
+        `INSERT INTO user_directory (user_id, display_name, avatar_url, local, typos)
+         SELECT user_id, display_name, avatar_url, local, string_to_array(typos, ' ')
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[])
+           AS u(user_id, display_name, avatar_url, local, typos)
+         ON CONFLICT (user_id) DO UPDATE SET display_name = excluded.display_name, avatar_url = excluded.avatar_url,
+           typos = excluded.typos
          RETURNING user_id AS "userId", xmax = 0 AS "isNew"`,
         [
           ids,
           sorted.map(({ displayName }) => displayName ?? null),
           sorted.map(({ avatarUrl }) => avatarUrl ?? null),
           sorted.map(({ userId }) => parseUserId(userId)?.serverName === this.#serverName),
+          words.map((own) => [...new Set(own.flatMap(typoVariants))].join(' ')),
         ],
       );
       // Whoever is new has nothing that were to be replaced.
       const known = written.filter(({ isNew }) => !isNew).map(({ userId }) => userId);
-      await replaceRows(tx, 'user_directory_words', 'word', known, words);
-      await replaceRows(tx, 'user_directory_typos', 'variant', known, variants);
+      if (known.length > 0)
+        await tx.query('DELETE FROM user_directory_words WHERE user_id = ANY($1)', [known]);
+      await tx.query(
+        `INSERT INTO user_directory_words (word, user_id) SELECT * FROM unnest($1::text[], $2::text[])
+         ON CONFLICT DO NOTHING`,
+        [words.flat(), sorted.flatMap(({ userId }, i) => words[i]!.map(() => userId))],
+      );
     });
     for (const entry of sorted) this.#noted.set(entry.userId, JSON.stringify(entry));
   }
-}
-
-async function replaceRows(
-  tx: Queryable,
-  table: string,
-  column: string,
-  known: readonly string[],
-  rows: ReadonlyArray<{ userId: string; word: string }>,
-): Promise<void> {
-  if (known.length > 0) await tx.query(`DELETE FROM ${table} WHERE user_id = ANY($1)`, [known]);
-  await tx.query(
-    `INSERT INTO ${table} (${column}, user_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING`,
-    [rows.map(({ word }) => word), rows.map(({ userId }) => userId)],
-  );
 }
 
 function asResult({ userId, displayName, avatarUrl }: Candidate): SearchResult {

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { UserDirectory } from '@trellis/users/user-directory.ts';
@@ -81,12 +82,30 @@ export class DirectoryFeed {
       const member = (await this.#rooms.get(roomId))?.member(userId);
       if (member?.membership === 'join') eventIds.set(userId, member.eventId);
     }
-    const events = await this.#rooms.parts.events.getMany(eventIds.values());
+    const contents = await this.#contents(eventIds);
     await this.#directory.noteProfiles(
-      [...eventIds].map(([userId, eventId]) => {
-        const { displayname, avatar_url } = events.get(eventId)?.content ?? {};
-        return { userId, displayName: displayname, avatarUrl: avatar_url };
-      }),
+      [...contents].map(([userId, { displayname, avatar_url }]) => ({
+        userId,
+        displayName: displayname,
+        avatarUrl: avatar_url,
+      })),
     );
+  }
+
+  /** Of memberships by user; past the cache, in which a large room's members would leave nothing else. */
+  async #contents(eventIds: ReadonlyMap<string, string>): Promise<Map<string, JsonObject>> {
+    const { events } = this.#rooms.parts;
+    const contents = new Map<string, JsonObject>();
+    const unread: string[] = [];
+    for (const [userId, eventId] of eventIds) {
+      const event = events.cached(eventId);
+      if (event) contents.set(userId, event.content);
+      else unread.push(eventId);
+    }
+    for (const json of await events.jsonByIds(unread)) {
+      const { state_key: userId, content } = JSON.parse(json) as { state_key: string; content: JsonObject };
+      contents.set(userId, content);
+    }
+    return contents;
   }
 }

@@ -14,7 +14,11 @@ function feedOf() {
     get: async () => ({ member: (userId: string) => ({ membership: 'join', eventId: `$${userId}` }) }),
     parts: {
       serverName: 'here',
-      events: { getMany: async () => new Map() },
+      events: {
+        cached: () => undefined,
+        jsonByIds: async (ids: readonly string[]) =>
+          ids.map((id) => JSON.stringify({ state_key: id.slice(1), content: {} })),
+      },
       stream: {
         subscribe(listener: Listener) {
           announce = listener;
