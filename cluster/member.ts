@@ -8,13 +8,13 @@ import { Calls, unavailable } from './calls.ts';
 import type { CallHandler, CallOptions, Cluster, Duty, Handover, Json, Role } from './cluster.ts';
 import { Leadership } from './leadership.ts';
 import type { Call, Item, Message, ToCoordinator, ToMember, ViewJson } from './messages.ts';
+import { Questions } from './questions.ts';
 import { Registry } from './registry.ts';
 import { View } from './rendezvous.ts';
+import { Rest } from './rest.ts';
 
 /** How long a stop waits for others to take over, in milliseconds. */
 const LEAVE_LIMIT = 30_000;
-/** How long what was asked of a coordinator may wait for one, in milliseconds. */
-const WAIT_LIMIT = 15_000;
 /** Of so many processes one has rooms: it appends for all of them, and they do the rest for their clients. */
 const PROCESSES_PER_HOME = 8;
 /** The topic of `doubt`. */
@@ -30,12 +30,6 @@ export interface JoinOptions {
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn' | 'error'>;
   /** Where each stream begins when this process becomes coordinator: above all that was ever given. */
   starts(): Promise<ReadonlyMap<string, number>>;
-}
-
-interface Asked {
-  readonly message: ToCoordinator;
-  readonly answer: PromiseWithResolvers<number>;
-  readonly since: number;
 }
 
 /** A name for a process, not used again. */
@@ -59,21 +53,14 @@ export class ClusterMember implements Cluster {
   readonly #topics = new Map<string, (payload: never) => void>();
   readonly #gapHandlers: Array<() => void> = [];
   readonly #handovers: Handover[] = [];
-  readonly #asked = new Map<number, Asked>();
+  readonly #questions = new Questions();
+  readonly #rest: Rest;
   readonly #down = new Set<string>();
   readonly #welcomed = Promise.withResolvers<void>();
   readonly #left = Promise.withResolvers<void>();
   #viewed = Promise.withResolvers<void>();
   #loop: Message[] = [];
-  /** Things may have been told already that this process hears of later. */
-  #resting = false;
-  /** What is to be begun once it has heard of all. */
-  #waking: Array<() => void> | undefined;
-  #wasActive = true;
-  /** What others asked and answered who may know more than this process has read. */
-  #later: Array<readonly [from: string, call: Call]> = [];
   #expiry: NodeJS.Timeout | undefined;
-  #nextAsk = 0;
   /** Said while it was not known to whom. */
   #unsent: ToCoordinator[] = [];
   #positions: Readonly<Record<string, number>> = {};
@@ -121,6 +108,16 @@ export class ClusterMember implements Cluster {
       },
       shutOut: () => this.#shutOut(),
     });
+    this.#rest = new Rest({
+      mayRest: () => {
+        const { coordinator } = this.#leadership;
+        return this.#ready && coordinator !== undefined && coordinator !== this.self;
+      },
+      isOvertaking: () => bus.handedOver !== undefined,
+      tellRest: () => this.#toCoordinator({ t: 'rest' }),
+      tellWake: () => this.#ask((n) => ({ t: 'wake', n })),
+      handle: (from, call) => this.#calls.handle(from, call),
+    });
     this.#topics.set(DOUBT, () => this.#gap());
     this.#calls = new Calls({
       self: this.self,
@@ -142,7 +139,7 @@ export class ClusterMember implements Cluster {
     });
     await this.#registry.register({ id: this.self, roles, address: bus.address });
     this.#leadership.start();
-    this.#expiry = setInterval(() => this.#expire(), 1_000).unref();
+    this.#expiry = setInterval(() => this.#questions.expire(), 1_000).unref();
     await Promise.race([
       this.#welcomed.promise,
       this.failed.then((reason) => Promise.reject(new Error(reason))),
@@ -213,37 +210,11 @@ export class ClusterMember implements Cluster {
   }
 
   abreast(then: () => void): void {
-    this.#wasActive = true;
-    if (this.#resting) this.#wake(then);
-    else if (this.#options.bus.handedOver) setImmediate(then);
-    else then();
+    this.#rest.abreast(then);
   }
 
   rest(): void {
-    const wasActive = this.#wasActive;
-    this.#wasActive = false;
-    const { coordinator } = this.#leadership;
-    if (wasActive || this.#resting || !this.#ready || coordinator === undefined || coordinator === this.self)
-      return;
-    this.#resting = true;
-    this.#toCoordinator({ t: 'rest' });
-  }
-
-  #wake(then?: () => void): void {
-    this.#wasActive = true;
-    if (this.#waking) {
-      if (then) this.#waking.push(then);
-      return;
-    }
-    this.#waking = then ? [then] : [];
-    const awake = () => {
-      this.#resting = false;
-      const waking = this.#waking!;
-      this.#waking = undefined;
-      for (const begin of waking) begin();
-    };
-    // Where it fails this process was shut out, and whatever it begins fails too.
-    this.#ask((n) => ({ t: 'wake', n })).then(awake, awake);
+    this.#rest.rest();
   }
 
   owner(duty: Duty, key: string): string {
@@ -306,17 +277,7 @@ export class ClusterMember implements Cluster {
     const { coordinator } = this.#leadership;
     // The coordinator says things in order, and nobody knows more than it does.
     const isInOrder = from === coordinator || coordinator === this.self || !this.#options.bus.handedOver;
-    this.#wasActive = true;
-    if (isInOrder && !this.#resting && this.#later.length === 0) {
-      this.#calls.handle(from, call);
-      return;
-    }
-    this.#later.push([from, call]);
-    if (this.#later.length === 1) this.abreast(() => this.#callLater());
-  }
-
-  #callLater(): void {
-    for (const [from, call] of this.#later.splice(0)) this.#calls.handle(from, call);
+    this.#rest.receive(from, call, isInOrder);
   }
 
   #follow(from: string, term: number, message: ToMember): void {
@@ -333,13 +294,13 @@ export class ClusterMember implements Cluster {
     if (term !== this.#term && message.t !== 'fenced') return;
     switch (message.t) {
       case 'reserved':
-        this.#answer(message.n)?.resolve(message.p);
+        this.#questions.answer(message.n)?.resolve(message.p);
         return;
       case 'done':
-        for (const n of message.ns) this.#answer(n)?.resolve(0);
+        for (const n of message.ns) this.#questions.answer(n)?.resolve(0);
         return;
       case 'refused':
-        this.#answer(message.n)?.reject(unavailable('This process was not allowed to write'));
+        this.#questions.answer(message.n)?.reject(unavailable('This process was not allowed to write'));
         return;
       case 'tell':
         for (const item of message.items) this.#take(item);
@@ -387,19 +348,11 @@ export class ClusterMember implements Cluster {
     const first = this.#term === 0;
     this.#term = term;
     this.#positions = positions;
-    // This one tells all at once, until it hears otherwise.
-    if (!this.#waking) this.#resting = false;
+    this.#rest.forget();
     this.#leadership.follow(coordinator, term);
     // What still holds is said anew.
     this.#unsent = [];
-    for (const [n, { message, answer }] of this.#asked) {
-      // What the coordinator before gave or was told is void; what was only asked is asked again.
-      if (message.t !== 'complete') this.#toCoordinator(message);
-      else {
-        this.#asked.delete(n);
-        answer.reject(unavailable('The processes of the server had to agree anew: try again'));
-      }
-    }
+    for (const message of this.#questions.carryOver()) this.#toCoordinator(message);
     if (this.#leaving) this.#toCoordinator({ t: 'leave' });
     // It may have become so since it asked to be taken in.
     if (this.#ready) this.#toCoordinator({ t: 'ready' });
@@ -451,7 +404,7 @@ export class ClusterMember implements Cluster {
     this.#options.log.info({ member: peer, why }, 'a process is not reached any more');
     this.#down.add(peer);
     // It has still answered these.
-    this.#callLater();
+    this.#rest.flush();
     this.#calls.down(peer);
     this.#leadership.down(peer);
     // Others have given up this process, so that it has probably been shut out while it was asleep.
@@ -459,21 +412,12 @@ export class ClusterMember implements Cluster {
     else if (this.#view?.members.has(peer)) this.#toCoordinator({ t: 'unreachable', id: peer });
   }
 
-  #ask(message: (n: number) => ToCoordinator): Promise<number> {
+  #ask(ask: (n: number) => ToCoordinator): Promise<number> {
     if (this.#ended) return Promise.reject(unavailable('The process is about to end'));
-    const n = ++this.#nextAsk;
-    const asked = { message: message(n), answer: Promise.withResolvers<number>(), since: Date.now() };
-    this.#asked.set(n, asked);
-    // Whoever does something is told of it at once.
-    if (this.#resting && !this.#waking && asked.message.t !== 'wake') this.#wake();
-    this.#toCoordinator(asked.message);
-    return asked.answer.promise;
-  }
-
-  #answer(n: number): PromiseWithResolvers<number> | undefined {
-    const asked = this.#asked.get(n);
-    this.#asked.delete(n);
-    return asked?.answer;
+    const { message, answered } = this.#questions.ask(ask);
+    if (message.t !== 'wake') this.#rest.stir();
+    this.#toCoordinator(message);
+    return answered;
   }
 
   #toCoordinator(message: ToCoordinator): void {
@@ -484,16 +428,6 @@ export class ClusterMember implements Cluster {
 
   #shutOut(): void {
     if (!this.#ended) this.#fail('this process was shut out by the others: it has to be started again');
-  }
-
-  /** Nobody waits for ever for a coordinator that does not come. */
-  #expire(): void {
-    const limit = Date.now() - WAIT_LIMIT;
-    for (const [n, { answer, since }] of this.#asked) {
-      if (since > limit) break;
-      this.#asked.delete(n);
-      answer.reject(unavailable('The processes of the server do not agree: try again later'));
-    }
   }
 }
 
