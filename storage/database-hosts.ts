@@ -48,7 +48,8 @@ export interface HostClient extends pg.Client {
   readonly isLost: boolean;
   /** Looked at, and found to be of the right kind. */
   approved: boolean;
-  /** When the statement under way was sent. */
+  /** Statements that are not answered yet, and since when that is waited for. */
+  underWay: number;
   busySince: number | undefined;
   /** Ends it, whatever it is at. */
   cut(): void;
@@ -70,6 +71,8 @@ export class DatabaseHosts {
     const urls = connectionString ? urlsOfHosts(connectionString) : [undefined];
     this.#configs = urls.map((url) => ({
       connectionTimeoutMillis: CONNECT_LIMIT,
+      // Statements that do not wait for each other are sent one behind the other.
+      pipeline: true,
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEPALIVE,
       ...rest,
@@ -114,6 +117,7 @@ class ClientOfHost extends pg.Client implements HostClient {
   isStandby: boolean | undefined;
   isLost = false;
   approved = false;
+  underWay = 0;
   busySince: number | undefined;
 
   constructor(config: pg.ClientConfig, hostIndex: number) {

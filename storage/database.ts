@@ -203,7 +203,8 @@ export class Database implements Queryable {
       typeof sql === 'string' || !this.#isPrepared
         ? { text: typeof sql === 'string' ? sql : sql.text, values: params }
         : { ...sql, values: params };
-    client.busySince = Date.now();
+    client.underWay++;
+    client.busySince ??= Date.now();
     try {
       return (await client.query(config)).rows as R[];
     } catch (error) {
@@ -211,7 +212,7 @@ export class Database implements Queryable {
         (error as Error).message += ': a pooler on the way needs database.prepared_statements: false';
       throw error;
     } finally {
-      client.busySince = undefined;
+      client.busySince = --client.underWay > 0 ? Date.now() : undefined;
     }
   }
 

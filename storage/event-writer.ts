@@ -3,7 +3,7 @@ import type { Database, Queryable } from './database.ts';
 import { areStored, insertEvents } from './event-rows.ts';
 import { type Fence, FencedError } from './fence.ts';
 import { indexRelationships } from './relationships.ts';
-import { insertSnapshots, type Snapshot, type SnapshotRows, type StateSnapshots } from './state-snapshots.ts';
+import { insertSnapshots, type Snapshot, type StateSnapshots } from './state-snapshots.ts';
 import type { StoredEvent } from './stored-event.ts';
 import { column } from './text-column.ts';
 import { DatabaseAwayError } from './unavailable.ts';
@@ -196,15 +196,22 @@ export class EventWriter {
   ): Promise<void> {
     const options = { fence: this.#fenceNow(), mark: { id: this.#id, batch } };
     const snapshots = await this.#snapshots.rowsFor(writes.flatMap((write) => write.snapshots));
+    const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
+    const threaded = distinct.filter(hasRelationship);
     await this.#db.transaction(async (tx) => {
+      // None waits for the answer to the one before, but they are carried out in this order.
+      const work: Array<Promise<void> | undefined> = [];
       for (let i = 0; i < distinct.length; i += this.#batchLimit)
-        await insertEvents(tx, distinct.slice(i, i + this.#batchLimit), options);
-      await insertState(tx, writes, snapshots);
-      const stateEvents = distinct.filter(({ event }) => event.stateKey !== undefined);
-      if (stateEvents.length > 0) await this.#indexStateEvents(tx, stateEvents);
-      const threaded = distinct.filter(hasRelationship);
-      if (threaded.length > 0) await indexRelationships(tx, threaded);
-      for (const { also } of writes) await also?.(tx);
+        work.push(insertEvents(tx, distinct.slice(i, i + this.#batchLimit), options));
+      work.push(
+        insertSnapshots(tx, snapshots),
+        insertMemberships(tx, writes),
+        insertGaps(tx, writes),
+        stateEvents.length > 0 ? this.#indexStateEvents(tx, stateEvents) : undefined,
+        threaded.length > 0 ? indexRelationships(tx, threaded) : undefined,
+        storeAlso(tx, writes),
+      );
+      await allDone(work);
     });
     snapshots.committed();
   }
@@ -254,31 +261,39 @@ function withoutOvertaken(writes: readonly EventWrite[]): readonly EventWrite[] 
   return [...new Map(writes.map((write) => [write.event.eventId, write])).values()];
 }
 
-async function insertState(
-  tx: Queryable,
-  writes: readonly EventWrite[],
-  snapshots: SnapshotRows,
-): Promise<void> {
-  await insertSnapshots(tx, snapshots);
-  await upsertMemberships(
+/** Throws the first failure once all have ended: nothing may come after the end of the transaction. */
+async function allDone(work: ReadonlyArray<Promise<void> | undefined>): Promise<void> {
+  for (const outcome of await Promise.allSettled(work))
+    if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+async function storeAlso(tx: Queryable, writes: readonly EventWrite[]): Promise<void> {
+  for (const { also } of writes) await also?.(tx);
+}
+
+function insertMemberships(tx: Queryable, writes: readonly EventWrite[]): Promise<void> {
+  return upsertMemberships(
     tx,
     writes.flatMap((write) => write.memberships.map((row) => ({ ...row, roomNid: write.roomNid }))),
   );
+}
+
+async function insertGaps(tx: Queryable, writes: readonly EventWrite[]): Promise<void> {
   const gaps = writes.flatMap((write) => (write.missing ?? []).map((missing) => ({ write, missing })));
-  if (gaps.length > 0)
-    await tx.query(
-      {
-        name: 'gaps-insert',
-        text: `INSERT INTO backward_extremities (room, event_id, successor, pos)
-               SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) ON CONFLICT DO NOTHING`,
-      },
-      [
-        gaps.map(({ write }) => write.roomNid),
-        gaps.map(({ missing }) => missing),
-        gaps.map(({ write }) => write.event.eventId),
-        gaps.map(({ write }) => write.event.pos ?? 0),
-      ],
-    );
+  if (gaps.length === 0) return;
+  await tx.query(
+    {
+      name: 'gaps-insert',
+      text: `INSERT INTO backward_extremities (room, event_id, successor, pos)
+             SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) ON CONFLICT DO NOTHING`,
+    },
+    [
+      gaps.map(({ write }) => write.roomNid),
+      gaps.map(({ missing }) => missing),
+      gaps.map(({ write }) => write.event.eventId),
+      gaps.map(({ write }) => write.event.pos ?? 0),
+    ],
+  );
 }
 
 /** Stores memberships; of several for a user and room the last one counts. */
