@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
@@ -131,7 +132,10 @@ export class FederationClient {
       const answer = await this.#connect(request, signal, startedAt);
       try {
         if (answer.status < 200 || answer.status >= 300) throw await errorOf(destination, answer);
-        return await read(answer);
+        const result = await read(answer);
+        // Until then undici takes the connection for busy, and would make another for the request after this one.
+        await nextTurn();
+        return result;
       } catch (error) {
         if (error instanceof BodyTooLargeError)
           throw new FederationError(destination, 'invalid', error.message, { cause: error });
