@@ -2,6 +2,7 @@ import { limitExceeded } from '@trellis/client-api/rate-limits.ts';
 import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { Membership, type MembershipParts } from '@trellis/rooms/membership.ts';
+import type { Room } from '@trellis/rooms/room.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { TokenBuckets } from '@trellis/users/token-buckets.ts';
 
@@ -44,23 +45,13 @@ export class LimitedMembership extends Membership {
     parts.rooms.parts.cluster.serve('limits.invite', (_none, userId) => this.#invites?.take(userId) ?? 0);
   }
 
-  override async join(
-    roomId: string,
-    userId: string,
-    servers: readonly string[],
-    extra: JsonObject = {},
-  ): Promise<void> {
-    const { rooms, memberships, limits } = this.#parts;
-    const room = await rooms.get(roomId);
-    if (!room?.isJoined(userId)) {
-      requireSpace(room?.count('join') ?? 0, limits);
-      if (limits.roomsJoined !== undefined && !(await this.#parts.isExempt(userId))) {
-        const joined = (await memberships.joined(userId)).length;
-        if (joined >= limits.roomsJoined)
-          throw userLimitExceeded(`You are in ${joined} rooms, and may be in ${limits.roomsJoined}`, limits);
-      }
-    }
-    await super.join(roomId, userId, servers, extra);
+  protected override async requireMayJoin(room: Room | undefined, userId: string): Promise<void> {
+    const { memberships, limits, isExempt } = this.#parts;
+    requireSpace(room?.count('join') ?? 0, limits);
+    if (limits.roomsJoined === undefined || (await isExempt(userId))) return;
+    const joined = (await memberships.joined(userId)).length;
+    if (joined >= limits.roomsJoined)
+      throw userLimitExceeded(`You are in ${joined} rooms, and may be in ${limits.roomsJoined}`, limits);
   }
 
   override async invite(

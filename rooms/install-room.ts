@@ -73,11 +73,14 @@ export async function installRoom(
   if (judged.fresh.length > CHUNK) await storeOutliers(rooms, room, events);
   await rooms.parts.ids.ensure(judged.fresh.length);
   const { event, committed } = await rooms.exclusive(roomId, async (current) => {
-    const { known, fresh } = await numberOutliers(rooms, judged.fresh);
+    const [{ known, fresh }, found] = await Promise.all([
+      numberOutliers(rooms, judged.fresh),
+      rooms.parts.events.getMany([...join.prevEvents, join.eventId]),
+    ]);
     const stored = new Map([...judged.known, ...known]);
     for (const event of fresh) stored.set(event.eventId, event);
     const before = new Map([...state].map(([key, { eventId }]) => [key, stored.get(eventId)!]));
-    return enter(rooms, current, answer, before, fresh);
+    return enter(rooms, current, answer, { state: before, outliers: fresh, found });
   });
   await committed;
   return event;
@@ -115,17 +118,24 @@ async function checkJoin(
   if (reason !== undefined) throw badAnswer(server, `the room does not allow the join: ${reason}`);
 }
 
+interface Entry {
+  /** Before the join. */
+  readonly state: ReadonlyMap<string, StoredEvent>;
+  /** To be stored with it. */
+  readonly outliers: readonly StoredEvent[];
+  /** What is here of the join and its predecessors. */
+  readonly found: ReadonlyMap<string, StoredEvent>;
+}
+
 /** Under the room's lock: puts the state in the place of what was known, and the join after it. */
-async function enter(
+function enter(
   rooms: Rooms,
   room: Room,
   answer: RoomAnswer,
-  state: ReadonlyMap<string, StoredEvent>,
-  outliers: readonly StoredEvent[],
+  { state, outliers, found }: Entry,
 ): Promise<Appended> {
   const { join } = answer;
   const { ids, snapshots, events } = rooms.parts;
-  const found = await events.getMany([...join.prevEvents, join.eventId]);
   const missing = join.prevEvents.filter((id) => found.get(id)?.pos === undefined);
   const itself = found.get(join.eventId) ?? outliers.find(({ eventId }) => eventId === join.eventId);
   const nid = itself?.nid ?? ids.next();

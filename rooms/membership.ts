@@ -73,12 +73,16 @@ export class Membership {
     const [room, profile] = await Promise.all([rooms.get(roomId), this.#memberContent(userId)]);
     // Whoever is there already keeps the name that they have in the room.
     if (room?.isResident && room.isJoined(userId)) return;
+    await this.requireMayJoin(room, userId);
     const content: JsonObject = { ...profile, ...extra, membership: 'join' };
     if (room?.isResident && (await joinFromHere(rooms, roomId, userId, content))) return;
     await this.#byWayOfOthers(room, roomId, userId, servers, (candidates) =>
       remote.join(roomId, userId, candidates, content),
     );
   }
+
+  /** Throws when the user is not to be in that room besides those that they are in. Here nobody is kept from anything. */
+  protected async requireMayJoin(_room: Room | undefined, _userId: string): Promise<void> {}
 
   async leave(roomId: string, userId: string, extra: JsonObject = {}): Promise<void> {
     const { rooms, remote } = this.#parts;
