@@ -5,8 +5,8 @@ import { Lock } from './lock.ts';
 const MAX_WAIT = 30_000;
 
 /**
- * Of one process, the one whose the rooms are: joins by way of other servers that run now, one at a time for a room. The room's other servers begin to send its
- * events before this server has put the room together: whoever receives them waits with `settled`.
+ * Of one process, the one whose the rooms are: joins by way of other servers that run now, one at a time for a room.
+ * The room's other servers begin to send its events before this server has put the room together: whoever receives them waits with `settled`.
  */
 export class JoinsUnderWay {
   readonly #rooms = new Map<string, { lock: Lock; running: number; last: Promise<unknown> }>();
@@ -25,6 +25,10 @@ export class JoinsUnderWay {
     } finally {
       if (--room.running === 0) this.#rooms.delete(roomId);
     }
+  }
+
+  get isAny(): boolean {
+    return this.#rooms.size > 0;
   }
 
   /** Waits until no join to the room is under way, within limits. */

@@ -33,6 +33,7 @@ import { openIdRoutes as openIdUserInfoRoutes } from '@trellis/federation/inboun
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Mailer } from '@trellis/push/mailer.ts';
 import { GuestAccess } from '@trellis/rooms/guest-access.ts';
+import type { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { Membership } from '@trellis/rooms/membership.ts';
 import { UserVisibility } from '@trellis/rooms/user-visibility.ts';
 import { Accounts } from '@trellis/users/accounts.ts';
@@ -64,6 +65,7 @@ export interface AccountsParts {
   readonly deviceLists: DeviceLists;
   readonly remoteProfiles: RemoteProfiles;
   readonly appservices?: AppserviceTokens;
+  readonly joins: JoinsUnderWay;
 }
 
 /** What other areas give to the routes. */
@@ -136,7 +138,7 @@ function accountServices(core: Core, parts: AccountsParts) {
   const signUp = composeSignUpConditions(core);
   const uia = new Uia({ db, accounts, registrationTokens, threepidSessions, ...signUp });
   const authenticate: Authenticate = createAuthenticator({ accounts, sessions, devices, appservices });
-  const feed = new DirectoryFeed(rooms, directory, core.log);
+  const feed = new DirectoryFeed(rooms, directory, parts.joins, core.log);
   const cleaning = setInterval(() => {
     if (!cluster.owns('task', 'expired-tokens')) return;
     removeExpired(db).catch((err: unknown) => core.log.warn({ err }, 'expired tokens not removed'));

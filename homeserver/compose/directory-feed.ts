@@ -1,11 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import type { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { UserDirectory } from '@trellis/users/user-directory.ts';
 import type { FastifyBaseLogger } from 'fastify';
 
 const BATCH = 200;
+/** Of those who can wait: one batch keeps the database busy for less time than anybody notices. */
+const PATIENT_BATCH = 50;
+/** For so many times as long as a batch of them took the next one waits. */
+const PATIENCE = 3;
+/** How long it is let pass at a time who joins a room meanwhile, in milliseconds, and how often in a row. */
+const WAY = 50;
+const MAX_WAYS = 20;
 /** Users waiting to be entered; what a flood of joins brings beyond is entered when it is next seen. */
 const MAX_WAITING = 100_000;
 /** The members of a room that was large to join wait for so long, in milliseconds: whoever looks at it is served first. */
@@ -22,15 +30,22 @@ interface Queue {
 export class DirectoryFeed {
   readonly #rooms: Rooms;
   readonly #directory: UserDirectory;
+  readonly #joins: Pick<JoinsUnderWay, 'isAny'>;
   readonly #log: FastifyBaseLogger;
   readonly #live: Queue = { waiting: new Map(), isPatient: false, running: undefined };
   /** Members of rooms that were joined without being told them. */
   readonly #backlog: Queue = { waiting: new Map(), isPatient: true, running: undefined };
   readonly #closing = new AbortController();
 
-  constructor(rooms: Rooms, directory: UserDirectory, log: FastifyBaseLogger) {
+  constructor(
+    rooms: Rooms,
+    directory: UserDirectory,
+    joins: Pick<JoinsUnderWay, 'isAny'>,
+    log: FastifyBaseLogger,
+  ) {
     this.#rooms = rooms;
     this.#directory = directory;
+    this.#joins = joins;
     this.#log = log;
     // By the process that has stored the join; if it dies on the way they are entered when they are next seen.
     rooms.parts.stream.subscribe((_pos, { roomId, memberships, resynced, isFromElsewhere }) => {
@@ -63,13 +78,17 @@ export class DirectoryFeed {
     await new Promise<void>((next) => setImmediate(next));
     if (isPatient) await this.#pause(HEAD_START);
     while (waiting.size > 0) {
+      if (isPatient) await this.#makeWay();
       const begun = performance.now();
-      const batch = [...waiting.entries().take(BATCH)];
+      const batch = [...waiting.entries().take(isPatient ? PATIENT_BATCH : BATCH)];
       for (const [userId] of batch) waiting.delete(userId);
       await this.#enter(batch).catch((err: unknown) => this.#log.warn({ err }, 'user directory not updated'));
-      // Half of the time is for others.
-      if (isPatient) await this.#pause(performance.now() - begun);
+      if (isPatient) await this.#pause(PATIENCE * (performance.now() - begun));
     }
+  }
+
+  async #makeWay(): Promise<void> {
+    for (let i = 0; i < MAX_WAYS && this.#joins.isAny; i++) await this.#pause(WAY);
   }
 
   async #pause(ms: number): Promise<void> {

@@ -5,7 +5,7 @@ import { knockRoutes } from '@trellis/federation/inbound/knock.ts';
 import { leaveRoutes } from '@trellis/federation/inbound/leave.ts';
 import { onBindRoutes, thirdPartyInviteRoutes } from '@trellis/federation/inbound/third-party-invite.ts';
 import { remoteExchange, remoteHandshakes } from '@trellis/federation/outbound/remote-membership.ts';
-import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
+import type { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { RemoteMembership } from '@trellis/rooms/membership.ts';
 import { Resync } from '@trellis/rooms/partial-state/resync.ts';
 import type { Receiver } from '@trellis/rooms/receive.ts';
@@ -18,6 +18,8 @@ import type { FederationTransport } from './federation.ts';
 export interface HandshakeParts {
   readonly transport: FederationTransport;
   readonly receiver: Receiver;
+  /** What receives events of a room waits with `settled` before it decides that this server is not in it. */
+  readonly joins: JoinsUnderWay;
   /** Whether there is such a user here who can be invited. */
   readonly isLocalUser: InviteDeps['isLocalUser'];
   readonly mayInvite?: InviteDeps['mayInvite'];
@@ -28,8 +30,6 @@ export interface Handshakes {
   /** For `Membership`. */
   readonly remote: RemoteMembership;
   readonly thirdPartyInvites: ThirdPartyInvites;
-  /** What receives events of a room waits with `settled` before it decides that this server is not in it. */
-  readonly joins: JoinsUnderWay;
   /** For servers that sign their requests. */
   routes(app: FastifyInstance): void;
   /** For identity servers, who do not. */
@@ -39,9 +39,8 @@ export interface Handshakes {
 /** Memberships across servers, both ways. */
 export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes {
   const { rooms, memberships } = core;
-  const { receiver, isLocalUser, mayInvite } = parts;
+  const { receiver, joins, isLocalUser, mayInvite } = parts;
   const { client, keyRing: verifier } = parts.transport;
-  const joins = new JoinsUnderWay();
   const handshakes = remoteHandshakes(client);
   const resync = new Resync({
     rooms,
@@ -70,7 +69,6 @@ export function composeHandshakes(core: Core, parts: HandshakeParts): Handshakes
   return {
     remote,
     thirdPartyInvites,
-    joins,
     routes(app) {
       joinRoutes(app, deps);
       leaveRoutes(app, deps);

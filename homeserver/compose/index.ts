@@ -5,6 +5,7 @@ import { syncRoutes } from '@trellis/client-api/sync/routes.ts';
 import { TransactionSends } from '@trellis/client-api/transaction-sends.ts';
 import { eduDispatcher } from '@trellis/federation/inbound/edus.ts';
 import { remoteProfiles } from '@trellis/federation/outbound/remote-rooms.ts';
+import { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { InvitePolicy } from '@trellis/rooms/membership.ts';
 import { Transactions } from '@trellis/rooms/transactions.ts';
 import type { FastifyInstance } from 'fastify';
@@ -52,12 +53,14 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const appservices = composeAppservices(core);
   const federationOut = composeFederationOut(core, transport);
   const lists = composeDeviceLists(core);
+  const joins = new JoinsUnderWay();
   const mailer = composeMailer(core);
   const accounts = composeAccounts(core, {
     mailer,
     deviceLists: lists,
     remoteProfiles: remoteProfiles(transport.client),
     appservices: appservices.tokens,
+    joins,
   });
   accounts.profiles.onMissing(appservices.madeUser);
   const e2ee = composeE2ee(core, {
@@ -86,6 +89,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
   const handshakes = composeHandshakes(core, {
     transport,
     receiver: receiving.receiver,
+    joins,
     mayInvite,
     requireSpace: (room) => requireSpace(room.count('join'), limits),
     isLocalUser: async (userId) => {
@@ -125,6 +129,7 @@ async function composeAreas(core: Core, transport: FederationTransport) {
     e2ee,
     extensions,
     handshakes,
+    joins,
     media,
     membership,
     push,
@@ -211,7 +216,7 @@ function federationApi(
   core: Core,
   app: FastifyInstance,
   transport: FederationTransport,
-  { accounts, e2ee, handshakes, media, receiving, roomsRead, threading, userData }: Areas,
+  { accounts, e2ee, handshakes, joins, media, receiving, roomsRead, threading, userData }: Areas,
 ): void {
   const edus = eduDispatcher(new Map([...e2ee.eduHandlers, ...userData.eduHandlers]), core.log);
   app.register(async (scope) => {
@@ -220,7 +225,7 @@ function federationApi(
     transport.routes(scope, (authenticated) => {
       media.federationRoutes(authenticated);
       handshakes.routes(authenticated);
-      receiving.routes(authenticated, { edus, joins: handshakes.joins });
+      receiving.routes(authenticated, { edus, joins });
       e2ee.federationRoutes(authenticated);
       roomsRead.federationRoutes(authenticated, accounts);
       threading.federationRoutes(authenticated);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { UserDirectory } from '@trellis/users/user-directory.ts';
 import type { FastifyBaseLogger } from 'fastify';
@@ -7,7 +8,7 @@ import { DirectoryFeed } from '../compose/directory-feed.ts';
 
 type Listener = (pos: number, change: object) => void;
 
-function feedOf() {
+function feedOf(joins = { isAny: false }) {
   const noted: string[] = [];
   let announce: Listener | undefined;
   const rooms = {
@@ -34,6 +35,7 @@ function feedOf() {
   const feed = new DirectoryFeed(
     rooms as unknown as Rooms,
     directory as unknown as UserDirectory,
+    joins,
     {} as FastifyBaseLogger,
   );
   const join = (userIds: readonly string[], more: object = {}) =>
@@ -54,4 +56,16 @@ test('the members of a large room let others pass', async () => {
   assert.deepEqual(noted, ['@new:far']);
   await feed.close();
   assert.deepEqual(noted, ['@new:far', ...many]);
+});
+
+test('they make way for who joins a room', async () => {
+  const joins = { isAny: true };
+  const { feed, noted, join } = feedOf(joins);
+  join(['@one:far'], { resynced: {} });
+  await delay(1100);
+  assert.deepEqual(noted, []);
+  joins.isAny = false;
+  await delay(150);
+  assert.deepEqual(noted, ['@one:far']);
+  await feed.close();
 });
