@@ -202,8 +202,8 @@ export class Rooms {
 
   /** Makes the row of a room that is new to this server, or returns the room when it is there already. */
   async create(roomId: string, version: RoomVersion): Promise<Room> {
-    const existing = await this.get(roomId);
-    if (existing) return existing;
+    const live = this.peek(roomId);
+    if (live) return live;
     await this.createNew(roomId, version);
     // Whoever looked for it just before may still be finding none.
     return (await this.get(roomId)) ?? this.require(roomId);
