@@ -121,6 +121,7 @@ export class EventWriter {
           throw new FencedError('The processes have agreed anew');
         await this.#store(calls.flatMap((call) => call.writes));
         for (const { done } of calls) done.resolve();
+        if (this.#batch === 1) this.#forgetOthers();
       } catch (error) {
         await this.#storeByRoom(calls, error);
       }
@@ -153,7 +154,6 @@ export class EventWriter {
     const distinct = withoutOvertaken(writes);
     const isOneStatement = writes.every(isPlain) && distinct.length <= this.#batchLimit;
     const batch = ++this.#batch;
-    if (batch === 1) this.#forgetOthers();
     const store = () =>
       isOneStatement
         ? insertEvents(this.#db, distinct, { fence: this.#fenceNow() })
