@@ -1,6 +1,7 @@
 import type { JsonObject, Pdu } from '@trellis/protocol/event.ts';
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
 import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
+import { type Come, noteMember } from './partial-state/members.ts';
 import { PduIntake } from './pdu-intake.ts';
 import type { RemoteEventsParts } from './remote-events.ts';
 import { badAnswer, type JoinList } from './remote-handshakes.ts';
@@ -16,6 +17,8 @@ export interface TakenIn {
   readonly authChain: readonly Pdu[];
   /** Set where members are left out of `state`, being stored already: the servers of those who have joined. */
   readonly servers?: readonly string[];
+  /** Those members. */
+  readonly members?: Come;
 }
 
 /**
@@ -33,6 +36,7 @@ export class JoinIntake {
   readonly #maxHeld: number;
   readonly #held: Record<JoinList, Pdu[]> = { state: [], auth_chain: [] };
   readonly #servers = new Set<string>();
+  readonly #members: Come = new Map();
   #intake: PduIntake | undefined;
 
   /** @param maxHeld Infinity for an answer that is to be taken in as a whole */
@@ -63,7 +67,7 @@ export class JoinIntake {
     const { state, auth_chain: authChain } = this.#held;
     if (!this.#intake) return { state, authChain };
     await this.#intake.finish();
-    return { state, authChain, servers: [...this.#servers] };
+    return { state, authChain, servers: [...this.#servers], members: this.#members };
   }
 
   async #begin(pdus: readonly Pdu[]): Promise<PduIntake> {
@@ -73,7 +77,7 @@ export class JoinIntake {
     const { room_version: said = '1' } = (create?.content ?? {}) as { room_version?: unknown };
     if (create && said !== version.id) throw badAnswer(server, 'the room has another version than was said');
     const room = await roomOfVersion(this.#parts.rooms, roomId, version);
-    return new PduIntake(this.#parts, room);
+    return new PduIntake(this.#parts, room, [], (event) => noteMember(this.#members, event));
   }
 
   async #store(intake: PduIntake, pdus: readonly Pdu[], list: JoinList): Promise<void> {

@@ -12,6 +12,7 @@ import { eventFromTemplate, type WantedEvent } from './member-template.ts';
 import type { RemoteMembership } from './membership.ts';
 import type { Memberships } from './memberships.ts';
 import { storeOutOfBand } from './out-of-band.ts';
+import type { Come } from './partial-state/members.ts';
 import { badAnswer, type MemberTemplate, type RemoteHandshakes, tryServers } from './remote-handshakes.ts';
 import { lonelyLeave, serversBehind } from './remote-leave.ts';
 import { joinFromHere } from './resident-join.ts';
@@ -29,7 +30,10 @@ export interface RemoteMembershipParts {
   readonly receiver: { receive(origin: string, event: RoomEvent): Promise<StoredEvent | undefined> };
   readonly joins: JoinsUnderWay;
   /** Fetches the members of rooms whose state came without them; without it, no server is asked to leave them out. */
-  readonly resync?: { begin(roomId: string): Promise<void> | void; deviceListsPosition(): number };
+  readonly resync?: {
+    begin(roomId: string, members?: Come): Promise<void> | void;
+    deviceListsPosition(): number;
+  };
 }
 
 /** A leave takes place here at any rate: the user does not wait long for the others. */
@@ -179,10 +183,11 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     // Since a join from here was of no avail, it was one that only another server could authorise.
     if (isResident && (await rooms.get(roomId))?.isResident) await this.#receive(server, join);
     else {
-      const { state, authChain, servers = answer.serversInRoom } = await intake.finish();
+      const taken = await intake.finish();
+      const { state, authChain, servers = answer.serversInRoom } = taken;
       const partial = servers && { servers, deviceListsPos: resync?.deviceListsPosition() ?? 0 };
       await installRoom(rooms, verifier, { server, join, state, authChain, partial }, row);
-      if (partial) await resync?.begin(roomId);
+      if (partial) await resync?.begin(roomId, taken.members);
     }
   }
 

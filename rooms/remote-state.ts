@@ -1,11 +1,11 @@
 import { stateKeyOf } from '@trellis/protocol/event.ts';
 import { STATUS_CODES } from '@trellis/storage/events.ts';
-import type { MemberRow } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { type Come, noteMember } from './partial-state/members.ts';
 import { PduIntake } from './pdu-intake.ts';
 import { MAX_CHAIN, type RemoteEvents, type RemoteEventsParts } from './remote-events.ts';
-import { memberFromEvent, type Room } from './room.ts';
+import type { Room } from './room.ts';
 import { settled } from './state-at.ts';
 
 /** Up to so many missing events are fetched one by one; beyond, when they are a good part of all, all come at once. */
@@ -18,12 +18,12 @@ const LOST_PART = 0.01;
 export interface WholeState {
   /** Asked for what the first server has not. */
   readonly servers: readonly string[];
-  /** By event id: filled with members of the state that are new here, which are many and need not be read again. */
-  readonly members: Map<string, MemberRow>;
+  /** Filled with members of the state that are new here. */
+  readonly members: Come;
 }
 
 /** A state event that came: where it stands in a state, unless it is rejected. */
-interface Come {
+interface Placed {
   readonly nid: number;
   readonly place: string | undefined;
 }
@@ -85,7 +85,7 @@ export class RemoteStates {
     const all = new Set([...ids.stateIds, ...ids.authChainIds]);
     if (all.size > MAX_CHAIN) return undefined;
     const missing = await this.#events.unknownIds([...all]);
-    const come = new Map<string, Come>();
+    const come = new Map<string, Placed>();
     if (missing.length > FETCHED_SINGLY && missing.length > all.size * GOOD_PART) {
       const intake = new PduIntake(this.#parts, room, missing, (event) => note(event, come, whole?.members));
       // What came before it broke off is of use all the same.
@@ -93,7 +93,12 @@ export class RemoteStates {
       await intake.finish();
     } else if (missing.length > 0) await this.#events.fetch(room, [server], missing);
     const others = ids.stateIds.filter((id) => !come.has(id));
-    if (whole && !(await this.#isWhole(room, others, ids.stateIds.length, whole.servers))) return undefined;
+    if (
+      missing.length > 0 &&
+      whole &&
+      !(await this.#isWhole(room, others, ids.stateIds.length, whole.servers))
+    )
+      return undefined;
     const refs = await this.#refsOf(room, others);
     for (const id of ids.stateIds) {
       const { place, nid } = come.get(id) ?? {};
@@ -157,15 +162,9 @@ export class RemoteStates {
   }
 }
 
-function note(
-  event: StoredEvent,
-  come: Map<string, Come>,
-  members: Map<string, MemberRow> | undefined,
-): void {
+function note(event: StoredEvent, come: Map<string, Placed>, members: Come | undefined): void {
   const { nid, eventId, type, stateKey } = event;
   if (stateKey === undefined) return;
   come.set(eventId, { nid, place: event.rejected ? undefined : stateKeyOf(type, stateKey) });
-  if (!members || event.rejected || type !== 'm.room.member') return;
-  const { membership, sender } = memberFromEvent(event, 0);
-  members.set(eventId, { userId: stateKey, membership, eventId, sender });
+  if (members) noteMember(members, event);
 }

@@ -2,8 +2,20 @@ import type { JsonObject } from '@trellis/protocol/event.ts';
 import { splitStateKey } from '@trellis/protocol/event.ts';
 import { insertMembers, type MemberRow } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
-import type { Room } from '../room.ts';
+import type { StoredEvent } from '@trellis/storage/stored-event.ts';
+import { memberFromEvent, type Room } from '../room.ts';
 import type { Rooms } from '../rooms.ts';
+
+/** By event id: members who were stored a moment ago, and need not be read again. */
+export type Come = Map<string, MemberRow>;
+
+/** Notes a member of a state that may become the room's. */
+export function noteMember(members: Come, event: StoredEvent): void {
+  const { eventId, type, stateKey: userId, rejected } = event;
+  if (userId === undefined || rejected || type !== 'm.room.member') return;
+  const { membership, sender } = memberFromEvent(event, 0);
+  members.set(eventId, { userId, membership, eventId, sender });
+}
 
 /** Members read and stored at a time: others' work goes on between. */
 const CHUNK = 1000;
@@ -24,18 +36,34 @@ export async function storeMembers(
 ): Promise<Map<string, MemberRow>> {
   const members = new Map<string, MemberRow>();
   const storing: Array<Promise<void>> = [];
-  for (const refs of chunksOf(state)) {
-    const known = refs.flatMap(({ eventId }) => come.get(eventId) ?? []);
-    const unread = refs.filter(({ eventId }) => !come.has(eventId)).map(({ nid }) => nid);
-    const chunk = unread.length === 0 ? known : [...known, ...(await readMembers(rooms, unread))];
+  const store = async (chunk: readonly MemberRow[]) => {
     for (const member of chunk) members.set(member.userId, member);
-    // While the next ones are read.
     const stored = insertMembers(rooms.parts.db, room.nid, pos, chunk);
     stored.catch(() => {});
     if (storing.push(stored) > AHEAD) await storing.shift();
+  };
+  let before: Promise<MemberRow[]> | undefined;
+  for (const refs of chunksOf(state)) {
+    const reading = membersOf(rooms, refs, come);
+    // Whoever waits for it next hears of it.
+    reading.catch(() => {});
+    // While the next ones are read.
+    if (before) await store(await before);
+    before = reading;
   }
+  if (before) await store(await before);
   await Promise.all(storing);
   return members;
+}
+
+async function membersOf(
+  rooms: Rooms,
+  refs: readonly EventRef[],
+  come: ReadonlyMap<string, MemberRow>,
+): Promise<MemberRow[]> {
+  const known = refs.flatMap(({ eventId }) => come.get(eventId) ?? []);
+  const unread = refs.filter(({ eventId }) => !come.has(eventId)).map(({ nid }) => nid);
+  return unread.length === 0 ? known : [...known, ...(await readMembers(rooms, unread))];
 }
 
 function* chunksOf(state: Snapshot): Generator<EventRef[]> {

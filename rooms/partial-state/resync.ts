@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type MemberRow, partialRooms, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
+import { partialRooms, storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import { announce } from '../announce.ts';
 import type { Receiver } from '../receive.ts';
@@ -7,6 +7,7 @@ import type { Room } from '../room.ts';
 import type { Rooms } from '../rooms.ts';
 import { Slots } from '../slots.ts';
 import { completeState } from './complete.ts';
+import type { Come } from './members.ts';
 import type { PartialState } from './partial-rooms.ts';
 
 export interface ResyncParts {
@@ -46,6 +47,7 @@ export class Resync {
   readonly #parts: ResyncParts;
   readonly #running = new Map<string, AbortController>();
   readonly #closing = new AbortController();
+  readonly #come = new Map<string, Come>();
   readonly #slots = new Slots(MAX_AT_ONCE);
   /** Rooms that began or ceased to be partial, as far as that was heard. */
   #changes = 0;
@@ -125,9 +127,16 @@ export class Resync {
     return new Set(this.#running.keys());
   }
 
-  /** Resolves when all processes know that members are missing; fetching them goes on. */
-  async begin(roomId: string): Promise<void> {
+  /**
+   * Resolves when all processes know that members are missing; fetching them goes on.
+   *
+   * @param members those who came with the join all the same
+   */
+  async begin(roomId: string, members?: Come): Promise<void> {
+    if (members) this.#come.set(roomId, members);
     await this.#parts.rooms.parts.cluster.call('room', roomId, 'room.resync', null);
+    // By another process, or not at all.
+    if (!this.#running.has(roomId)) this.#come.delete(roomId);
   }
 
   async #begin(roomId: string): Promise<void> {
@@ -149,6 +158,7 @@ export class Resync {
       })
       .finally(() => {
         this.#running.delete(roomId);
+        this.#come.delete(roomId);
         // It may have come back meanwhile.
         if (stop.signal.aborted) void this.#takeUp();
       });
@@ -202,7 +212,7 @@ export class Resync {
   ): Promise<boolean> {
     const { rooms, receiver } = this.#parts;
     const before = new Map<string, Snapshot>();
-    const whole = { servers, members: new Map<string, MemberRow>() };
+    const whole = { servers, members: this.#come.get(room.roomId) ?? new Map() };
     for (const joinId of partial.joins) {
       const join = await rooms.parts.events.get(joinId);
       const [prev, ...others] = join?.prevEvents ?? [];
