@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { type AppserviceClient, UnreachableError } from './client.ts';
 import type { Appservice, Appservices } from './registry.ts';
 
@@ -27,7 +27,7 @@ export class Queries {
   readonly #services: Appservices;
   readonly #client: AppserviceClient;
   readonly #asking = new Map<string, Promise<boolean>>();
-  readonly #no = new LRUCache<string, true>({ max: 1000, ttl: NO_TTL_MS });
+  readonly #no = new RecentlyUsed<string, true>(1000, { ttl: NO_TTL_MS });
 
   readonly #cluster: Cluster;
 

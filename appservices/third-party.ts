@@ -1,5 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { type AppserviceClient, UnreachableError } from './client.ts';
 import type { Appservice, Appservices } from './registry.ts';
 
@@ -18,8 +18,7 @@ const MAX_FOUND = 1000;
 export class AppserviceNetworks {
   readonly #registered: Appservices;
   readonly #client: AppserviceClient;
-  readonly #described = new LRUCache<string, { description: JsonObject | undefined }>({
-    max: MAX_PROTOCOLS,
+  readonly #described = new RecentlyUsed<string, { description: JsonObject | undefined }>(MAX_PROTOCOLS, {
     ttl: PROTOCOL_TTL_MS,
   });
 

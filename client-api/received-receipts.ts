@@ -1,12 +1,12 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Notifier, Positions } from '@trellis/rooms/notifier.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { ReceiptChange, Stream } from '@trellis/storage/streams.ts';
 import type { AccountData } from '@trellis/users/account-data.ts';
-import { LRUCache } from 'lru-cache';
 
 /** The type of the receipts, and of the account data by which a user turns theirs on or off. */
 export const RECEIVED = 'org.trellis.received';
@@ -69,11 +69,11 @@ interface Confirmed {
 export class ReceivedReceipts {
   readonly #deps: ReceivedReceiptsDeps;
   /** Whether a user gives such receipts, as far as it was looked up. */
-  readonly #settings = new LRUCache<string, boolean>({ max: MAX_USERS });
-  readonly #confirmed = new LRUCache<string, Confirmed>({ max: MAX_USERS });
+  readonly #settings = new RecentlyUsed<string, boolean>(MAX_USERS);
+  readonly #confirmed = new RecentlyUsed<string, Confirmed>(MAX_USERS);
   readonly #waiting = new Set<string>();
   /** By sender, oldest first. */
-  readonly #receipts = new LRUCache<string, Receipt[]>({ max: MAX_USERS });
+  readonly #receipts = new RecentlyUsed<string, Receipt[]>(MAX_USERS);
   #timer: NodeJS.Timeout | undefined;
 
   constructor(deps: ReceivedReceiptsDeps) {

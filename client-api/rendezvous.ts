@@ -1,6 +1,6 @@
 import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { LRUCache } from 'lru-cache';
 import { Type } from 'typebox';
 import { OF_SESSION, type RendezvousSessions } from './rendezvous-sessions.ts';
 
@@ -23,7 +23,7 @@ export function rendezvousRoutes(
   { sessions }: { readonly sessions: RendezvousSessions },
 ): void {
   const config = { auth: 'none', ...OF_SESSION } as const;
-  const lastUpdates = new LRUCache<string, { request: string; sequence: string }>({ max: MAX_REMEMBERED });
+  const lastUpdates = new RecentlyUsed<string, { request: string; sequence: string }>(MAX_REMEMBERED);
 
   app.get(PATH, { config: { auth: 'optional', guests: true } }, async () => ({ create_available: true }));
 

@@ -4,8 +4,8 @@ import type { Accounts } from '@trellis/users/accounts.ts';
 import type { Profiles } from '@trellis/users/profiles.ts';
 import type { Sessions } from '@trellis/users/sessions.ts';
 import '@trellis/cluster/owned-routes.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { FastifyInstance } from 'fastify';
-import { LRUCache } from 'lru-cache';
 import { Type } from 'typebox';
 
 export interface SharedSecretRegistrationDeps {
@@ -47,7 +47,7 @@ const body = Type.Object({
 export function synapseAdminRegisterRoutes(app: FastifyInstance, deps: SharedSecretRegistrationDeps): void {
   const { accounts, sessions, profiles, sharedSecret } = deps;
   const path = '/_synapse/admin/v1/register';
-  const nonces = new LRUCache<string, true>({ max: 10_000, ttl: NONCE_LIFETIME_MS });
+  const nonces = new RecentlyUsed<string, true>(10_000, { ttl: NONCE_LIFETIME_MS });
   // One process knows the nonces.
   const config = { auth: 'none', rateLimit: 'registration', duty: 'user', key: () => path } as const;
   if (sharedSecret === undefined) {

@@ -1,5 +1,5 @@
 import { Resolver } from 'node:dns/promises';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { headerOf, type ResponseHeaders } from './outbound/bounded-body.ts';
 import { collect, type GuardedFetch } from './outbound/guarded-fetch.ts';
 import { parseServerAddress, type ServerAddress } from './server-name.ts';
@@ -59,8 +59,8 @@ export class Discovery {
   readonly #wellKnownPort: number;
   readonly #wellKnownTimeoutMs: number;
   readonly #clock: () => number;
-  readonly #wellKnown = new LRUCache<string, WellKnown>({ max: CACHE_ENTRIES });
-  readonly #srv = new LRUCache<string, { records: SrvRecord[]; expires: number }>({ max: CACHE_ENTRIES });
+  readonly #wellKnown = new RecentlyUsed<string, WellKnown>(CACHE_ENTRIES);
+  readonly #srv = new RecentlyUsed<string, { records: SrvRecord[]; expires: number }>(CACHE_ENTRIES);
   readonly #running = new Map<string, Promise<ResolvedServer[]>>();
 
   constructor(options: DiscoveryOptions) {

@@ -1,6 +1,6 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { signableText } from '@trellis/protocol/signing.ts';
-import { LRUCache } from 'lru-cache';
 import { isSignature, readKeyResponse, type ServerKey, signaturesOf } from './key-response.ts';
 import type { KeyStore } from './key-store.ts';
 import type { FederationClient } from './outbound/client.ts';
@@ -34,8 +34,8 @@ export class KeyFetcher {
   readonly #trusted: readonly TrustedKeyServer[];
   readonly #clock: () => number;
   readonly #running = new Map<string, Promise<boolean>>();
-  readonly #recent = new LRUCache<string, boolean>({ max: 50_000, ttl: FAILED_TTL });
-  readonly #askedNotaries = new LRUCache<string, true>({ max: 50_000, ttl: NOTARY_TTL });
+  readonly #recent = new RecentlyUsed<string, boolean>(50_000, { ttl: FAILED_TTL });
+  readonly #askedNotaries = new RecentlyUsed<string, true>(50_000, { ttl: NOTARY_TTL });
 
   constructor(options: {
     client: FederationClient;

@@ -1,8 +1,8 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import { signedText, signingServers } from '@trellis/protocol/make-event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { signableText } from '@trellis/protocol/signing.ts';
-import { LRUCache } from 'lru-cache';
 import type { KeyFetcher } from './key-fetcher.ts';
 import { type ServerKey, signaturesOf } from './key-response.ts';
 import type { KeyStore } from './key-store.ts';
@@ -46,7 +46,7 @@ export class KeyRing {
   readonly #clock: () => number;
   readonly #signatures = new Signatures();
   /** Texts whose signature was right lately: transactions are sent again, events come by several ways. */
-  readonly #verified = new LRUCache<string, true>({ max: 20_000 });
+  readonly #verified = new RecentlyUsed<string, true>(20_000);
 
   constructor(options: {
     serverName: string;

@@ -1,7 +1,7 @@
 import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import type { ServerKey } from './key-response.ts';
 
 export interface StoredKeyResponse {
@@ -23,7 +23,7 @@ const TOPIC = 'federation/keys';
 /** Keys of other servers in the database, with the servers that were asked for lately in memory. */
 export class KeyStore {
   readonly #db: Queryable;
-  readonly #cache = new LRUCache<string, Map<string, ServerKey>>({ max: 20_000 });
+  readonly #cache = new RecentlyUsed<string, Map<string, ServerKey>>(20_000);
 
   readonly #cluster: Cluster;
 

@@ -1,6 +1,6 @@
 import { MatrixError, missingParam } from '@trellis/protocol/errors.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import { decodeHtml } from './html-charset.ts';
 import { readPage } from './html-preview.ts';
 import { imageSize, sniffImage } from './image.ts';
@@ -36,7 +36,7 @@ export class UrlPreviews {
   readonly #clock: () => number;
   readonly #onFailure: (error: unknown, host: string) => void;
   readonly #running = new Map<string, Promise<Preview>>();
-  readonly #failed: LRUCache<string, MatrixError>;
+  readonly #failed: RecentlyUsed<string, MatrixError>;
 
   constructor(options: UrlPreviewsOptions) {
     this.#db = options.db;
@@ -44,7 +44,7 @@ export class UrlPreviews {
     this.#fetcher = new PreviewFetcher(options);
     this.#clock = options.clock ?? Date.now;
     this.#onFailure = options.onFailure ?? (() => {});
-    this.#failed = new LRUCache({ max: 1000, ttl: FAILURE_LIFETIME });
+    this.#failed = new RecentlyUsed(1000, { ttl: FAILURE_LIFETIME });
   }
 
   async get(text: string | string[] | undefined): Promise<Preview> {

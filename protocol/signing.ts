@@ -7,10 +7,10 @@ import {
   verify as nodeVerify,
   randomBytes,
 } from 'node:crypto';
-import { LRUCache } from 'lru-cache';
 import { decodeBase64, encodeBase64 } from './base64.ts';
 import { canonicalJson } from './canonical-json.ts';
 import type { JsonObject, JsonValue } from './event.ts';
+import { RecentlyUsed } from './recently-used.ts';
 
 /** DER headers of ed25519 keys, before the 32 raw bytes (RFC 8410). */
 const PRIVATE_HEADER = Buffer.from('302e020100300506032b657004220420', 'hex');
@@ -62,7 +62,7 @@ export class SigningKey {
 }
 
 /** Making a key object costs as much as verifying a signature, so they are kept. */
-const verifyKeys = new LRUCache<string, VerifyKey>({ max: 10_000 });
+const verifyKeys = new RecentlyUsed<string, VerifyKey>(10_000);
 
 export type VerifyKey = KeyObject;
 

@@ -1,8 +1,8 @@
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Unread } from '@trellis/rooms/unread.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { KeyedQueue } from '@trellis/users/keyed-queue.ts';
-import { LRUCache } from 'lru-cache';
 
 export interface BadgesDeps {
   readonly db: Queryable;
@@ -30,7 +30,7 @@ const MAX_ROOMS = 1_000;
 export class Badges {
   readonly #deps: BadgesDeps;
   readonly #queue = new KeyedQueue();
-  readonly #badges = new LRUCache<string, Badge>({ max: MAX_USERS });
+  readonly #badges = new RecentlyUsed<string, Badge>(MAX_USERS);
 
   constructor(deps: BadgesDeps) {
     this.#deps = deps;

@@ -2,9 +2,9 @@ import { authEventKeys } from '@trellis/protocol/auth-event-selection.ts';
 import { authorise } from '@trellis/protocol/auth-rules/index.ts';
 import { type Pdu, type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import { loadState } from './auth-state.ts';
 import { ancestors } from './gaps.ts';
 import { checkIncoming } from './incoming-event.ts';
@@ -56,7 +56,7 @@ export class Backfill {
   readonly #receiver: Receiver;
   readonly #clock: () => number;
   readonly #running = new Map<string, Promise<Outcome>>();
-  readonly #fruitless = new LRUCache<string, Fruitless>({ max: MAX_FRUITLESS });
+  readonly #fruitless = new RecentlyUsed<string, Fruitless>(MAX_FRUITLESS);
 
   constructor(parts: RemoteEventsParts, receiver: Receiver, clock: () => number = Date.now) {
     this.#parts = parts;

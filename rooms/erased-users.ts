@@ -1,8 +1,8 @@
 import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import { announce } from './announce.ts';
 import type { Room } from './room.ts';
 
@@ -19,7 +19,7 @@ const NEVER = -1;
 export class ErasedUsers {
   readonly #db: Queryable;
   readonly #serverName: string;
-  readonly #known = new LRUCache<string, number>({ max: 10_000 });
+  readonly #known = new RecentlyUsed<string, number>(10_000);
 
   readonly #cluster: Cluster;
   /** What was being read before a change is not to be kept. */

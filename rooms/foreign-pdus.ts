@@ -2,8 +2,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Json } from '@trellis/cluster/cluster.ts';
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { Pdu } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { type RoomVersion, roomVersion } from '@trellis/protocol/room-versions.ts';
-import { LRUCache } from 'lru-cache';
 import { checkIncoming, type Incoming } from './incoming-event.ts';
 import type { RemoteEventsParts } from './remote-events.ts';
 
@@ -29,7 +29,7 @@ export class ForeignPdus {
   readonly #parts: RemoteEventsParts;
   readonly #patience: number;
   /** They never change. */
-  readonly #versions = new LRUCache<string, RoomVersion>({ max: MAX_VERSIONS });
+  readonly #versions = new RecentlyUsed<string, RoomVersion>(MAX_VERSIONS);
 
   constructor(parts: RemoteEventsParts, patience: number) {
     this.#parts = parts;

@@ -1,5 +1,5 @@
 import { forbidden, invalidParam } from '@trellis/protocol/errors.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Memberships } from './memberships.ts';
 import type { Rooms } from './rooms.ts';
 import {
@@ -51,7 +51,7 @@ export class Hierarchies {
   readonly #rooms: Rooms;
   readonly #memberships: Memberships;
   readonly #remote: RemoteSpaces;
-  readonly #answers = new LRUCache<string, RemoteHierarchy>({ max: 2_000, ttl: REMOTE_TTL });
+  readonly #answers = new RecentlyUsed<string, RemoteHierarchy>(2_000, { ttl: REMOTE_TTL });
 
   constructor(rooms: Rooms, memberships: Memberships, remote: RemoteSpaces) {
     this.#rooms = rooms;

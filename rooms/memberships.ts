@@ -1,5 +1,5 @@
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import { announce } from './announce.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
@@ -21,7 +21,7 @@ export interface UserMembership {
 export class Memberships {
   readonly #db: Queryable;
   readonly #rooms: Rooms;
-  readonly #users = new LRUCache<string, Map<string, UserMembership>>({ max: 50_000 });
+  readonly #users = new RecentlyUsed<string, Map<string, UserMembership>>(50_000);
   readonly #loading = new Map<string, Promise<Map<string, UserMembership>>>();
   readonly #changedWhileLoading = new Set<string>();
 

@@ -1,6 +1,6 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { RoomEvent } from '@trellis/protocol/event.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { append } from './append.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -29,7 +29,7 @@ export class MergeEnds {
   readonly #log: { warn(data: object, message: string): void };
   readonly #clock: () => number;
   readonly #running = new Set<string>();
-  readonly #notBefore = new LRUCache<string, { at: number; forbidden: boolean }>({ max: 10_000 });
+  readonly #notBefore = new RecentlyUsed<string, { at: number; forbidden: boolean }>(10_000);
 
   constructor(
     rooms: Rooms,

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Stream, Streams } from '@trellis/storage/streams.ts';
-import { LRUCache } from 'lru-cache';
 import { FeedRooms } from './feed-rooms.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
@@ -111,8 +111,7 @@ export interface SharedRooms {
 export class Notifier {
   readonly #streams: Streams;
   readonly #events: Stream<EventChange>;
-  readonly #feeds = new LRUCache<string, UserFeed>({
-    max: MAX_FEEDS,
+  readonly #feeds = new RecentlyUsed<string, UserFeed>(MAX_FEEDS, {
     dispose: (feed) => this.#feedRooms?.end(feed),
   });
   /** Only where other processes append to rooms too. */

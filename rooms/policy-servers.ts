@@ -3,8 +3,8 @@ import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue, RoomEvent } from '@trellis/protocol/event.ts';
 import { checkPdu } from '@trellis/protocol/event-format.ts';
 import { signedText, viewOf } from '@trellis/protocol/make-event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { signatureOf, verifyKey, verifySignature, withSignature } from '@trellis/protocol/signing.ts';
-import { LRUCache } from 'lru-cache';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -36,7 +36,7 @@ const MAX_WAIT = 5_000;
  */
 export class RoomPolicies {
   #servers: PolicyServers | undefined;
-  readonly #resting = new LRUCache<string, MatrixError>({ max: 1000, ttl: REST });
+  readonly #resting = new RecentlyUsed<string, MatrixError>(1000, { ttl: REST });
 
   connect(servers: PolicyServers): void {
     this.#servers = servers;

@@ -1,6 +1,6 @@
 import { invalidParam } from '@trellis/protocol/errors.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import { type RoomSummary, type StateSummary, SUMMARY_TYPES, summariseState } from './room-summary.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -42,7 +42,7 @@ export class PublicRooms {
   readonly #db: Database;
   readonly #rooms: Rooms;
   /** What rooms look like, by the snapshot of their state: no live room is needed. */
-  readonly #summaries = new LRUCache<string, { state: number; summary: StateSummary }>({ max: MAX_CACHED });
+  readonly #summaries = new RecentlyUsed<string, { state: number; summary: StateSummary }>(MAX_CACHED);
 
   /** Changes of any of them that were heard of. */
   #changes = 0;

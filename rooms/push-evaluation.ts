@@ -7,8 +7,8 @@ import {
   flattenEvent,
   type PushOutcome,
 } from '@trellis/protocol/push-rules/index.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import { loadState } from './auth-state.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -40,9 +40,9 @@ const MAX_NAMES = 100_000;
 export class PushEvaluation {
   readonly #rooms: Rooms;
   readonly #rules: UserPushRules;
-  readonly #views = new LRUCache<string, EventView>({ max: MAX_VIEWS });
+  readonly #views = new RecentlyUsed<string, EventView>(MAX_VIEWS);
   /** Display names by the id of the member event that has them. */
-  readonly #names = new LRUCache<string, string>({ max: MAX_NAMES });
+  readonly #names = new RecentlyUsed<string, string>(MAX_NAMES);
   readonly #levels = new WeakMap<Room, { eventId: string | undefined; levels: PowerLevels }>();
 
   constructor(rooms: Rooms, rules: UserPushRules) {

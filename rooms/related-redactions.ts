@@ -1,7 +1,7 @@
 import { MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import { announce } from './announce.ts';
 import { REDACTION, relationOf } from './append.ts';
 import { followMissed } from './missed-events.ts';
@@ -34,7 +34,7 @@ export class RelatedRedactions {
   readonly #db: Database;
   readonly #rooms: Rooms;
   readonly #failed: (error: unknown) => void;
-  readonly #targets = new LRUCache<string, RelatedRedaction[]>({ max: MAX_TARGETS, ttl: REMEMBERED_MS });
+  readonly #targets = new RecentlyUsed<string, RelatedRedaction[]>(MAX_TARGETS, { ttl: REMEMBERED_MS });
   readonly #running = new Set<Promise<void>>();
 
   constructor(db: Database, rooms: Rooms, failed: (error: unknown) => void) {

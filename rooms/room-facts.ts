@@ -1,5 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Room } from './room.ts';
 import type { EventChange, Rooms } from './rooms.ts';
 
@@ -45,9 +45,9 @@ const BUMP_SCAN = 2_000;
 export class RoomFacts {
   readonly #rooms: Rooms;
   /** Position of a room's newest event. */
-  readonly #activity = new LRUCache<string, number>({ max: MAX_ROOMS });
-  readonly #bumps = new LRUCache<string, number>({ max: MAX_ROOMS });
-  readonly #facts = new LRUCache<string, Facts>({ max: MAX_ROOMS });
+  readonly #activity = new RecentlyUsed<string, number>(MAX_ROOMS);
+  readonly #bumps = new RecentlyUsed<string, number>(MAX_ROOMS);
+  readonly #facts = new RecentlyUsed<string, Facts>(MAX_ROOMS);
   #reading = 0;
   /** Gaps in what was heard: what was being read before one is not to be kept. */
   #gaps = 0;

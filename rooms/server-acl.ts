@@ -1,8 +1,8 @@
 import type { JsonValue } from '@trellis/protocol/event.ts';
 import { compileGlob, type Glob } from '@trellis/protocol/glob.ts';
 import { isIpLiteral, parseServerName } from '@trellis/protocol/identifiers.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
 
@@ -11,10 +11,10 @@ interface ServerAcl {
   readonly allowIpLiterals: boolean;
   readonly allow: readonly Glob[];
   readonly deny: readonly Glob[];
-  readonly verdicts: LRUCache<string, boolean>;
+  readonly verdicts: RecentlyUsed<string, boolean>;
 }
 
-const acls = new LRUCache<string, ServerAcl>({ max: 1000 });
+const acls = new RecentlyUsed<string, ServerAcl>(1000);
 
 /** Whether the room's current state lets a server take part in the room. */
 export async function isServerAllowed(rooms: Rooms, room: Room, server: string): Promise<boolean> {
@@ -49,7 +49,7 @@ function aclOf(event: StoredEvent): ServerAcl {
       allowIpLiterals: allowIpLiterals !== false,
       allow: globsOf(allow),
       deny: globsOf(deny),
-      verdicts: new LRUCache({ max: 1000 }),
+      verdicts: new RecentlyUsed(1000),
     };
     acls.set(key, acl);
   }

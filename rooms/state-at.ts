@@ -1,8 +1,8 @@
 import { type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { resolveAsync } from '@trellis/protocol/state-resolution/index.ts';
 import { type EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import { stateResLoader } from './auth-chain.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -14,8 +14,8 @@ const KEPT = 2000;
 export class StatesAt {
   readonly #rooms: Rooms;
   /** By numeric ids, the event's too: one whose storing failed gets another the next time. */
-  readonly #after = new LRUCache<string, Snapshot>({ max: KEPT });
-  readonly #resolved = new LRUCache<string, Promise<Snapshot>>({ max: KEPT });
+  readonly #after = new RecentlyUsed<string, Snapshot>(KEPT);
+  readonly #resolved = new RecentlyUsed<string, Promise<Snapshot>>(KEPT);
 
   constructor(rooms: Rooms) {
     this.#rooms = rooms;

@@ -1,13 +1,13 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 
 /** Transactions of a device that are remembered, newest first. */
 const PER_DEVICE = 500;
 /** Transactions older than this are forgotten; clients retry within minutes. In milliseconds. */
 const MAX_AGE = 2 * 24 * 3600_000;
 
-type Sent = LRUCache<string, string>;
+type Sent = RecentlyUsed<string, string>;
 
 interface Sending {
   readonly deviceId: string;
@@ -27,7 +27,7 @@ interface Sending {
  */
 export class Transactions {
   readonly #db: Queryable;
-  readonly #devices = new LRUCache<string, Promise<Sent>>({ max: 10_000 });
+  readonly #devices = new RecentlyUsed<string, Promise<Sent>>(10_000);
   readonly #underWay = new Map<string, Promise<string>>();
 
   constructor(db: Queryable, cluster?: Pick<Cluster, 'onHandover' | 'onGap'>) {
@@ -100,7 +100,7 @@ export class Transactions {
       },
       [userId, deviceId, Date.now() - MAX_AGE, PER_DEVICE],
     );
-    const sent: Sent = new LRUCache({ max: PER_DEVICE });
+    const sent: Sent = new RecentlyUsed(PER_DEVICE);
     for (const row of rows.reverse()) sent.set(`${row.roomId} ${row.type} ${row.txnId}`, row.eventId);
     return sent;
   }

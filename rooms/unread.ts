@@ -1,5 +1,5 @@
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import { LRUCache } from 'lru-cache';
 import type { PushEvaluation } from './push-evaluation.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -59,7 +59,7 @@ export class Unread {
   readonly #evaluation: PushEvaluation;
   readonly #reads: ReadPositions;
   readonly #store: UnreadStore;
-  readonly #users: LRUCache<string, Counters>;
+  readonly #users: RecentlyUsed<string, Counters>;
   readonly #loading = new Map<string, Promise<Counters>>();
 
   constructor({ rooms, evaluation, reads }: UnreadDeps) {
@@ -67,8 +67,7 @@ export class Unread {
     this.#evaluation = evaluation;
     this.#reads = reads;
     this.#store = new UnreadStore(rooms.parts.db);
-    this.#users = new LRUCache({
-      max: MAX_USERS,
+    this.#users = new RecentlyUsed(MAX_USERS, {
       dispose: (counters, userId) => void this.#save(userId, counters),
     });
   }

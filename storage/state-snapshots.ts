@@ -1,4 +1,5 @@
 import { splitStateKey, stateKeyOf } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { LRUCache } from 'lru-cache';
 import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
@@ -129,7 +130,7 @@ export class StateSnapshots {
     maxSize: 2_000_000,
     sizeCalculation: (layer) => layer.entries.size + 1,
   });
-  readonly #keyNids = new LRUCache<string, number>({ max: 200_000 });
+  readonly #keyNids = new RecentlyUsed<string, number>(200_000);
 
   constructor(db: Queryable, ids: IdAllocator) {
     this.#db = db;

@@ -1,6 +1,6 @@
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Stream, ToDeviceChange } from '@trellis/storage/streams.ts';
-import { LRUCache } from 'lru-cache';
 
 /** What is known of the messages that wait for a device. */
 interface Inbox {
@@ -15,7 +15,7 @@ const MAX_INBOXES = 50_000;
 /** The messages that wait for devices. Memory knows which devices have any, so that a sync asks for no other. */
 export class Inboxes {
   readonly #db: Queryable;
-  readonly #inboxes = new LRUCache<string, Inbox>({ max: MAX_INBOXES });
+  readonly #inboxes = new RecentlyUsed<string, Inbox>(MAX_INBOXES);
 
   constructor(db: Queryable, stream: Stream<ToDeviceChange>) {
     this.#db = db;

@@ -1,7 +1,7 @@
 import type { Cluster, Json } from '@trellis/cluster/cluster.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { PresenceChange, PresenceState, Stream } from '@trellis/storage/streams.ts';
-import { LRUCache } from 'lru-cache';
 import { OwnerNews, type PresenceOfSync } from './presence-owner-news.ts';
 import { OFFLINE, PresentUser } from './presence-user.ts';
 
@@ -45,7 +45,7 @@ export class Presence {
   readonly #ownerNews: OwnerNews;
   /** Local users who are not offline and of whom this process has the devices. */
   readonly #present = new Map<string, PresentUser>();
-  readonly #known = new LRUCache<string, Known>({ max: MAX_KNOWN });
+  readonly #known = new RecentlyUsed<string, Known>(MAX_KNOWN);
   /** Users of other servers who are not offline, with when they were last heard of; oldest first. */
   readonly #remote = new Map<string, number>();
   #log: Array<{ pos: number; userId: string }> = [];

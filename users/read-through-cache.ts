@@ -1,5 +1,5 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { sharedForgetting } from './shared-forgetting.ts';
 
 export interface ReadThroughCacheOptions {
@@ -16,7 +16,7 @@ export interface ReadThroughCacheOptions {
  * come back by a read that began before it was revoked.
  */
 export class ReadThroughCache<V extends object> {
-  readonly #kept: LRUCache<string, V>;
+  readonly #kept: RecentlyUsed<string, V>;
   readonly #load: (key: string) => Promise<V | undefined>;
   readonly #loading = new Map<string, Promise<V | undefined>>();
   readonly #tell: ((keys: readonly string[]) => Promise<void>) | undefined;
@@ -26,7 +26,7 @@ export class ReadThroughCache<V extends object> {
     load: (key: string) => Promise<V | undefined>,
     { ttl, cluster, name }: ReadThroughCacheOptions = {},
   ) {
-    this.#kept = new LRUCache(ttl === undefined ? { max } : { max, ttl });
+    this.#kept = new RecentlyUsed(max, ttl === undefined ? {} : { ttl });
     this.#load = load;
     if (cluster?.shared && name !== undefined)
       this.#tell = sharedForgetting(cluster, name, {

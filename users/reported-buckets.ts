@@ -1,5 +1,5 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { type Rate, TokenBuckets } from './token-buckets.ts';
 
 const MAX_KEYS = 100_000;
@@ -16,9 +16,9 @@ export class ReportedBuckets {
   readonly #here: TokenBuckets;
   /** What all processes report. */
   readonly #all: TokenBuckets;
-  readonly #unreported = new LRUCache<string, number>({ max: MAX_KEYS });
+  readonly #unreported = new RecentlyUsed<string, number>(MAX_KEYS);
   /** Until when the owner has none to give. */
-  readonly #emptyUntil = new LRUCache<string, number>({ max: MAX_KEYS });
+  readonly #emptyUntil = new RecentlyUsed<string, number>(MAX_KEYS);
 
   /** @param name which buckets they are among those of the process */
   constructor(rate: Rate, name: string, cluster?: Cluster) {

@@ -1,4 +1,4 @@
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 
 export interface Rate {
   /** How many are let through in a second in the long run. */
@@ -11,12 +11,12 @@ export interface Rate {
 export class TokenBuckets {
   readonly #rate: Rate;
   /** When each bucket will be full again: one number says all of a bucket. */
-  readonly #fullAt: LRUCache<string, number>;
+  readonly #fullAt: RecentlyUsed<string, number>;
   readonly #now: () => number;
 
   constructor(rate: Rate, { max = 100_000, now = Date.now }: { max?: number; now?: () => number } = {}) {
     this.#rate = rate;
-    this.#fullAt = new LRUCache({ max });
+    this.#fullAt = new RecentlyUsed(max);
     this.#now = now;
   }
 

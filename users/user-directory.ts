@@ -1,6 +1,6 @@
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Database } from '@trellis/storage/database.ts';
-import { LRUCache } from 'lru-cache';
 import { beginsOrAlmost, typoVariants } from './directory-typos.ts';
 import { searchWords, wordsOf } from './directory-words.ts';
 
@@ -56,7 +56,7 @@ export class UserDirectory {
   readonly #visibility: UserVisibility;
   readonly #searchAllUsers: boolean;
   /** What was last written of a user: most membership events bring nothing new. */
-  readonly #noted = new LRUCache<string, string>({ max: 20_000 });
+  readonly #noted = new RecentlyUsed<string, string>(20_000);
 
   constructor({ db, serverName, visibility, searchAllUsers = false }: UserDirectoryDeps) {
     this.#db = db;

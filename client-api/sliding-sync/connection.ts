@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { MatrixError } from '@trellis/protocol/errors.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
 import { LRUCache } from 'lru-cache';
 import { posToken } from '../sync/token.ts';
@@ -47,7 +48,7 @@ export class Connection {
   };
   readonly configs = new Map<string, RoomConfig>();
   readonly #distinctConfigs = new Map<string, RoomConfig>();
-  readonly #members = new LRUCache<string, Set<string>>({ max: MAX_MEMBER_ROOMS });
+  readonly #members = new RecentlyUsed<string, Set<string>>(MAX_MEMBER_ROOMS);
   /** Ends the request under way: a client has only one, so that it has given that one up when another comes. */
   #underWay: AbortController | undefined;
 

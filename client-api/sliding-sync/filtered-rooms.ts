@@ -1,8 +1,8 @@
 import { splitStateKey } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { type Facts, factsIn, NO_FACTS } from '@trellis/rooms/room-facts.ts';
-import { LRUCache } from 'lru-cache';
 import type { FilterBody } from './schemas.ts';
 import type { UserRoomsDeps } from './user-rooms.ts';
 
@@ -30,10 +30,10 @@ const NONE: ReadonlySet<string> = new Set();
 export class FilteredRooms {
   readonly #deps: UserRoomsDeps;
   readonly #rooms: FilterableRooms;
-  readonly #kept = new LRUCache<string, Kept>({ max: MAX_FILTERS });
+  readonly #kept = new RecentlyUsed<string, Kept>(MAX_FILTERS);
   /** Of invites and knocks, by the stripped state that came with them. */
   readonly #stripped = new Map<string, Facts>();
-  readonly #children = new LRUCache<string, { state: number; rooms: ReadonlySet<string> }>({ max: 100 });
+  readonly #children = new RecentlyUsed<string, { state: number; rooms: ReadonlySet<string> }>(100);
 
   constructor(deps: UserRoomsDeps, rooms: FilterableRooms) {
     this.#deps = deps;

@@ -1,4 +1,4 @@
-import { LRUCache } from 'lru-cache';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 
 /** Of a room's users those whose member events a connection has been sent, with the position of that answer. */
 type SentMembers = Map<string, number>;
@@ -12,7 +12,7 @@ const MEMBERS = 1_000;
  * `include_redundant_members`). Losing it only sends them again.
  */
 export class LazyMembers {
-  readonly #connections = new LRUCache<string, LRUCache<string, SentMembers>>({ max: CONNECTIONS });
+  readonly #connections = new RecentlyUsed<string, RecentlyUsed<string, SentMembers>>(CONNECTIONS);
 
   /**
    * Whether a user's member event has reached the device.
@@ -35,7 +35,7 @@ export class LazyMembers {
     const key = `${userId} ${deviceId}`;
     let rooms = this.#connections.get(key);
     if (!rooms) {
-      rooms = new LRUCache({ max: ROOMS });
+      rooms = new RecentlyUsed(ROOMS);
       this.#connections.set(key, rooms);
     }
     let sent = rooms.get(roomId);

@@ -1,7 +1,7 @@
 import type { JsonObject, Pdu } from '@trellis/protocol/event.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { IncomingPdus, PduResults } from '@trellis/rooms/incoming-pdus.ts';
 import type { FastifyInstance } from 'fastify';
-import { LRUCache } from 'lru-cache';
 import { Type } from 'typebox';
 import { originOf } from './authentication.ts';
 import { type HandleEdus, MAX_EDUS } from './edus.ts';
@@ -36,10 +36,7 @@ const body = Type.Object({
  * https://spec.matrix.org/v1.18/server-server-api/#transactions
  */
 export function transactionRoutes(app: FastifyInstance, deps: TransactionRoutesDeps): void {
-  const answers = new LRUCache<string, Promise<{ pdus: PduResults }>>({
-    max: MAX_ANSWERS,
-    ttl: ANSWERS_TTL,
-  });
+  const answers = new RecentlyUsed<string, Promise<{ pdus: PduResults }>>(MAX_ANSWERS, { ttl: ANSWERS_TTL });
 
   app.put<{ Params: { txnId: string }; Body: Transaction }>(
     '/_matrix/federation/v1/send/:txnId',

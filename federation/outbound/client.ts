@@ -2,8 +2,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { canonicalJson } from '@trellis/protocol/canonical-json.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import { parseJson } from '@trellis/protocol/json.ts';
+import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
-import { LRUCache } from 'lru-cache';
 import type { Dispatcher, Pool } from 'undici';
 import type { Discovery, ResolvedServer } from '../discovery.ts';
 import { parseServerAddress } from '../server-name.ts';
@@ -77,7 +77,7 @@ export class FederationClient {
   readonly backoff: Backoff;
   readonly #options: FederationClientOptions;
   readonly #clock: () => number;
-  readonly #pools: LRUCache<string, Pool>;
+  readonly #pools: RecentlyUsed<string, Pool>;
   #slots: number;
   readonly #waiting: Array<() => void> = [];
 
@@ -87,8 +87,7 @@ export class FederationClient {
     this.#options = options;
     this.#clock = options.clock ?? Date.now;
     this.#slots = options.maxRequests ?? 512;
-    this.#pools = new LRUCache({
-      max: options.maxPools ?? 500,
+    this.#pools = new RecentlyUsed(options.maxPools ?? 500, {
       ttl: POOL_IDLE_TTL,
       updateAgeOnGet: true,
       // Waits for the requests that still run on it.
