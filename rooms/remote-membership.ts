@@ -162,19 +162,19 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     { roomId, userId, content, isResident }: Omit<WantedEvent, 'membership'> & { isResident: boolean },
   ): Promise<void> {
     const { rooms, handshakes, verifier, resync } = this.#parts;
-    // What will be needed once the room comes is made ready while the other server works.
-    verifier.expect?.(server).catch(() => {});
     const template = await handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
     const version = versionOf(template, server);
+    // What will be needed once the room comes is made ready while the other server works.
+    verifier.expect?.(server).catch(() => {});
     const ours = this.#sign(template, { roomId, userId, membership: 'join', content }, version, server);
+    const row = roomOfVersion(rooms, roomId, version);
+    row.catch(() => {});
     // Without what completes a room, it has to be taken in as a whole.
     const intake = new JoinIntake(
       { rooms, verifier },
       { server, roomId, version },
       resync ? undefined : Infinity,
     );
-    const row = roomOfVersion(rooms, roomId, version);
-    row.catch(() => {});
     const answer = await handshakes.sendJoin(server, ours, {
       omitMembers: resync !== undefined,
       take: (pdus, list) => intake.take(pdus, list),
