@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, request } from './harness/client.ts';
-import type { Json } from './harness/json.ts';
+import { Client, type Json, request } from './harness/client.ts';
 import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 describe('account registration', () => {

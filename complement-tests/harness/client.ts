@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
 import { checkAnswer } from './conformance.ts';
-import type { Json } from './json.ts';
+
+/** JSON from a server under test: the tests check what they read of it. */
+// biome-ignore lint/suspicious/noExplicitAny: the tests look at answers of every shape
+export type Json = any;
 
 export interface Answer {
   status: number;

@@ -1,6 +1,6 @@
 import { stringify } from 'yaml';
 import type { Certificate } from './certificate.ts';
-import type { Json } from './json.ts';
+import type { Json } from './client.ts';
 
 interface Settings {
   dataDir: string;

@@ -2,8 +2,7 @@ import { appendFileSync, mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { after } from 'node:test';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
-import type { Answer } from './client.ts';
-import type { Json } from './json.ts';
+import type { Answer, Json } from './client.ts';
 import { checksAnswers, jsonSchemaOf, nameOf, type Operation, Operations, operationsOf } from './openapi.ts';
 
 /**

@@ -1,5 +1,4 @@
-import type { Client } from '../client.ts';
-import type { Json } from '../json.ts';
+import type { Client, Json } from '../client.ts';
 import type { TestServer } from '../server.ts';
 import type { Random } from './random.ts';
 
