@@ -102,8 +102,6 @@ export class KeyRing {
     const known = (await this.#store.get([server])).get(server)?.values() ?? [];
     for (const { expired, validUntil } of known) if (!expired && validUntil > now) return;
     await this.#fetcher.fetchDirect(server);
-    // What has been stored is in memory only once it was read.
-    await this.#store.get([server]);
   }
 
   /** Checks that `server` has signed a JSON object with a key that is in use. */

@@ -24,17 +24,27 @@ const TOPIC = 'federation/keys';
 export class KeyStore {
   readonly #db: Queryable;
   readonly #cache = new RecentlyUsed<string, Map<string, ServerKey>>(20_000);
+  /** Changes whenever keys do: what was read before is not remembered then. */
+  #version = 0;
 
   readonly #cluster: Cluster;
 
   constructor(db: Queryable, cluster = alone()) {
     this.#db = db;
     this.#cluster = cluster;
-    cluster.onAnnounce(TOPIC, (server: string) => void this.#cache.delete(server));
-    cluster.onGap(() => this.#cache.clear());
+    cluster.onAnnounce(TOPIC, (server: string) => this.#forget(server));
+    cluster.onGap(() => {
+      this.#version++;
+      this.#cache.clear();
+    });
   }
 
-  /** Keys of several servers: server name to key id to key. Servers without any are absent. */
+  #forget(server: string): void {
+    this.#version++;
+    this.#cache.delete(server);
+  }
+
+  /** Keys of several servers: server name to key id to key. */
   async get(servers: Iterable<string>): Promise<Map<string, Map<string, ServerKey>>> {
     const found = new Map<string, Map<string, ServerKey>>();
     const missing: string[] = [];
@@ -44,6 +54,7 @@ export class KeyStore {
       else missing.push(server);
     }
     if (missing.length === 0) return found;
+    const version = this.#version;
     const rows = await this.#db.query<KeyRow>(
       {
         name: 'server_keys_of',
@@ -52,20 +63,9 @@ export class KeyStore {
       },
       [missing],
     );
-    for (const row of rows) {
-      const keys = found.get(row.server_name) ?? new Map<string, ServerKey>();
-      found.set(row.server_name, keys);
-      keys.set(row.key_id, {
-        keyId: row.key_id,
-        publicKey: row.public_key,
-        validUntil: row.valid_until_ts,
-        expired: row.expired,
-      });
-    }
-    for (const server of missing) {
-      const keys = found.get(server);
-      if (keys) this.#cache.set(server, keys);
-    }
+    for (const server of missing) found.set(server, new Map());
+    for (const row of rows) found.get(row.server_name)?.set(row.key_id, keyOf(row));
+    if (version === this.#version) for (const server of missing) this.#cache.set(server, found.get(server)!);
     return found;
   }
 
@@ -74,14 +74,18 @@ export class KeyStore {
    * with it, and its validity ends by itself. A retired key never comes back, and a notary's answer, which may be an
    * old one played back, never replaces another key of the same name or shortens a validity. What a crash of the
    * database takes away is asked for again, so nobody waits for its disk.
+   *
+   * @returns the keys of the server that are stored now
    */
   async put(
     server: string,
     keys: readonly ServerKey[],
     answer: StoredKeyResponse & { direct: boolean },
-  ): Promise<void> {
-    await this.#db.query(
-      `WITH keys AS (
+  ): Promise<Map<string, ServerKey>> {
+    const rows = await this.#db.query<KeyRow>(
+      {
+        name: 'server_keys_put',
+        text: `WITH stored AS (
          INSERT INTO server_keys AS known (server_name, key_id, public_key, valid_until_ts, expired)
          SELECT $1, keys.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[]) AS keys,
            (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced
@@ -93,12 +97,17 @@ export class KeyStore {
              expired = excluded.expired
          WHERE (known.public_key = excluded.public_key AND (excluded.expired OR NOT known.expired))
             OR (known.public_key <> excluded.public_key AND $6)
+         RETURNING *
+       ), response AS (
+         INSERT INTO server_key_responses AS known (server_name, response, fetched_ts, valid_until_ts)
+         VALUES ($1, $7, $8, $9)
+         ON CONFLICT (server_name) DO UPDATE
+         SET response = excluded.response, fetched_ts = excluded.fetched_ts, valid_until_ts = excluded.valid_until_ts
+         WHERE $6 OR excluded.valid_until_ts > known.valid_until_ts
        )
-       INSERT INTO server_key_responses AS known (server_name, response, fetched_ts, valid_until_ts)
-       VALUES ($1, $7, $8, $9)
-       ON CONFLICT (server_name) DO UPDATE
-       SET response = excluded.response, fetched_ts = excluded.fetched_ts, valid_until_ts = excluded.valid_until_ts
-       WHERE $6 OR excluded.valid_until_ts > known.valid_until_ts`,
+       SELECT * FROM stored UNION ALL
+       SELECT * FROM server_keys WHERE server_name = $1 AND key_id NOT IN (SELECT key_id FROM stored)`,
+      },
       [
         server,
         keys.map((key) => key.keyId),
@@ -111,9 +120,12 @@ export class KeyStore {
         answer.validUntilTs,
       ],
     );
-    this.#cache.delete(server);
+    const stored = new Map(rows.map((row) => [row.key_id, keyOf(row)]));
+    this.#forget(server);
+    this.#cache.set(server, stored);
     // Whoever is not told knows for how long each key is valid.
     if (this.#cluster.shared) this.#cluster.announce(TOPIC, server).catch(() => {});
+    return stored;
   }
 
   /** Last answers of servers, for the notary. */
@@ -135,4 +147,13 @@ export class KeyStore {
       ]),
     );
   }
+}
+
+function keyOf(row: KeyRow): ServerKey {
+  return {
+    keyId: row.key_id,
+    publicKey: row.public_key,
+    validUntil: row.valid_until_ts,
+    expired: row.expired,
+  };
 }

@@ -7,7 +7,7 @@ import { storePartialRoom } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, StateDelta } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { type Appended, append } from './append.ts';
-import { checkIncoming, type EventVerifier } from './incoming-event.ts';
+import { type EventVerifier, readPdus, verifyIncoming } from './incoming-event.ts';
 import { CHUNK, type Judged, judgeOutliers, numberOutliers, storeOutliers } from './outliers.ts';
 import type { PartialState } from './partial-state/partial-rooms.ts';
 import { withToldMembers } from './partial-state/told-state.ts';
@@ -51,11 +51,16 @@ export async function installRoom(
 ): Promise<StoredEvent> {
   const { join, server } = answer;
   const { roomId, version } = join;
-  const incoming = await checkIncoming([...answer.state, ...answer.authChain], version, verifier);
+  const read = await readPdus([...answer.state, ...answer.authChain], version);
+  const ids = read.flatMap(({ event }) => event?.eventId ?? []);
+  const [incoming, here] = await Promise.all([
+    verifyIncoming(read, verifier),
+    rooms.parts.events.nidsOf(ids),
+  ]);
   const events = incoming.flatMap(({ event }) => (event?.roomId === roomId ? event : []));
   checkCreate(events, answer);
   const room = await (row ?? roomOfVersion(rooms, roomId, version));
-  const judged = await judgeOutliers(rooms, room, events);
+  const judged = await judgeOutliers(rooms, room, events, new Set(ids.filter((id) => !here.has(id))));
   const outliers = new Map<string, Judged>(judged.known);
   for (const event of judged.fresh) outliers.set(event.eventId, event);
 
@@ -76,6 +81,8 @@ export async function installRoom(
     const [{ known, fresh }, found] = await Promise.all([
       numberOutliers(rooms, judged.fresh),
       rooms.parts.events.getMany([...join.prevEvents, join.eventId]),
+      // The writer will need them.
+      rooms.parts.snapshots.intern([...state.keys(), stateKeyOf('m.room.member', join.stateKey!)]),
     ]);
     const stored = new Map([...judged.known, ...known]);
     for (const event of fresh) stored.set(event.eventId, event);

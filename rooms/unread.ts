@@ -76,9 +76,10 @@ export class Unread {
     const room = this.#rooms.peek(roomId) ?? (await this.#rooms.get(roomId));
     const member = room?.member(userId);
     if (!room || member?.membership !== 'join') return NOTHING_UNREAD;
-    const found = this.#reads.readUpTo(userId, roomId);
-    const read = found instanceof Promise ? await found : found;
-    const counters = this.#users.get(userId) ?? (await this.#load(userId));
+    let read = this.#reads.readUpTo(userId, roomId);
+    let counters = this.#users.get(userId) ?? this.#load(userId);
+    if (read instanceof Promise || counters instanceof Promise)
+      [read, counters] = await Promise.all([read, counters]);
     let known = counters.get(roomId);
     if (known?.counter.joinedPos !== member.pos) {
       const counter = new UnreadCounter(member.pos, Math.max(member.pos, read.unthreaded));

@@ -226,7 +226,7 @@ export class StateSnapshots {
       for (let layer = top; layer && !layer.stored && !unstored.has(layer); layer = layer.base)
         unstored.add(layer);
     const layers = [...unstored];
-    const keyNids = await this.#intern(new Set(layers.flatMap((layer) => [...layer.entries.keys()])));
+    const keyNids = await this.intern(new Set(layers.flatMap((layer) => [...layer.entries.keys()])));
     return {
       ids: layers.map((layer) => layer.id),
       rooms: layers.map((layer) => layer.roomNid),
@@ -239,8 +239,13 @@ export class StateSnapshots {
     };
   }
 
-  /** The nids of keys, all of them: the cache alone could have dropped one of a very large batch. */
-  async #intern(keys: Set<string>): Promise<Map<string, number>> {
+  /**
+   * The nids of state keys, of which those that are new are stored. Whoever is about to store a snapshot may have that
+   * done ahead, while they wait for something else.
+   *
+   * @returns all of them: the cache alone could have dropped one of a very large batch
+   */
+  async intern(keys: Iterable<string>): Promise<Map<string, number>> {
     const interned = new Map<string, number>();
     const missing: string[] = [];
     for (const key of keys) {

@@ -74,12 +74,15 @@ export async function joinedSection(
     end: () => stateAtPosition(sources.rooms, room, view.eventsTo),
     needed: [...(summary?.['m.heroes'] ?? []), ...(from === undefined ? [userId] : [])],
   });
-  const { events: ephemeral, readOn } = await ephemeralEvents(view, room, news, isNew);
+  const [{ events: ephemeral, readOn }, sticky, unread] = await Promise.all([
+    ephemeralEvents(view, room, news, isNew),
+    stickyJson(view, room, timeline, from),
+    unreadJson(view, room),
+  ]);
   const wanted = filter.room?.account_data;
   const accountData = news.accountData.filter(
     (item) => !wanted || matchesEventFilter(wanted, { ...item, sender: userId }),
   );
-  const sticky = await stickyJson(view, room, timeline, from);
   const isQuiet =
     sticky === undefined &&
     timeline.events.length === 0 &&
@@ -93,7 +96,7 @@ export async function joinedSection(
     `"${view.stateAfter}":{"events":${eventListJson(state, viewer(view, 'join'))}}`,
     `"account_data":{"events":${JSON.stringify(accountData.map(({ type, content }) => ({ type, content })))}}`,
     `"ephemeral":{"events":${JSON.stringify(ephemeral)}}`,
-    await unreadJson(view, room),
+    unread,
     `"summary":${JSON.stringify(summary ?? {})}`,
     ...(sticky === undefined ? [] : [`"msc4354_sticky":{"events":${sticky}}`]),
   ].join(',')}}`;
