@@ -17,6 +17,7 @@ import {
   guardedConnector,
 } from '@trellis/federation/outbound/guarded-dispatcher.ts';
 import { createGuardedFetch, type GuardedFetch } from '@trellis/federation/outbound/guarded-fetch.ts';
+import { warmUp } from '@trellis/federation/outbound/warm-up.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { FastifyInstance } from 'fastify';
@@ -74,6 +75,8 @@ export interface FederationTransport {
    * registers for servers that sign their requests.
    */
   routes(app: FastifyInstance, authenticated: (app: FastifyInstance) => void): void;
+  /** To be called once the server serves. */
+  warmUp(): void;
   close(): Promise<void>;
 }
 
@@ -102,15 +105,9 @@ export async function composeFederationTransport(
   const isAllowed = isAllowedBy(config);
   const backoff = new Backoff(db, Date.now, cluster);
   await backoff.load();
-  const client = new FederationClient({
-    serverName,
-    signingKey,
-    discovery: new Discovery({ fetch }),
-    connector: guardedConnector({ ...dispatching, guard: new AddressGuard(rules) }),
-    backoff,
-    userAgent,
-    isAllowed,
-  });
+  const connector = guardedConnector({ ...dispatching, guard: new AddressGuard(rules) });
+  const calling = { serverName, signingKey, discovery: new Discovery({ fetch }), backoff, userAgent };
+  const client = new FederationClient({ ...calling, connector, isAllowed });
   const ownKeys = [
     { keyId: signingKey.keyId, publicKey: signingKey.publicKeyBase64 },
     ...(parts.oldKeys ?? []),
@@ -124,6 +121,8 @@ export async function composeFederationTransport(
     fetcher: keyFetcher,
     distrusted: config.distrusted_keys,
   });
+
+  let stopWarmUp: ReturnType<typeof warmUp> | undefined;
 
   return {
     client,
@@ -142,7 +141,11 @@ export async function composeFederationTransport(
         authenticated(scope);
       });
     },
+    warmUp() {
+      if (config.enabled !== false) stopWarmUp = warmUp(calling);
+    },
     async close() {
+      await stopWarmUp?.();
       await client.close();
       await Promise.all(agents.map((agent) => agent.destroy()));
     },

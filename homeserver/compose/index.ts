@@ -39,6 +39,7 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     config: core.config.federation,
     software: SOFTWARE,
   });
+  core.onServing(() => transport.warmUp());
   core.onClose(() => transport.close());
   const areas = await composeAreas(core, transport);
   clientApi(core, app, areas);
