@@ -80,6 +80,7 @@ export class FederationClient {
   readonly #pools: RecentlyUsed<string, Pool>;
   #slots: number;
   readonly #waiting: Array<() => void> = [];
+  #isClosed = false;
 
   constructor(options: FederationClientOptions) {
     this.serverName = options.serverName;
@@ -153,7 +154,9 @@ export class FederationClient {
     }
   }
 
+  /** Breaks off what is under way; nothing is asked of anybody any more. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     const pools = [...this.#pools.values()];
     this.#pools.clear();
     await Promise.all(pools.map((pool) => pool.destroy().catch(() => {})));
@@ -161,6 +164,7 @@ export class FederationClient {
 
   #refuse(request: FederationRequest): void {
     const { destination } = request;
+    if (this.#isClosed) throw new FederationError(destination, 'unreachable', 'this server is stopping');
     if (destination === this.serverName)
       throw new FederationError(destination, 'invalid', 'that is this server itself');
     if (!parseServerAddress(destination))

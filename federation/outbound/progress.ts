@@ -55,23 +55,26 @@ export class ProgressKeeper {
   }
 
   /**
-   * Writes down all about destinations that others deliver to from now on: they have fallen behind.
+   * Writes down all about destinations that others deliver to from now on: they have fallen behind. With that the
+   * progress is stored, and so what it stands for at the destinations that are kept.
    *
+   * @param lost no longer among those of this process
    * @param from where others have to look from
    */
   async release(lost: readonly Destination[], from: () => Marks): Promise<void> {
-    const { marks, store, log } = this.#deps;
+    const { marks, store, destinations, log } = this.#deps;
     for (;;) {
       let changes: Changes | undefined;
       try {
         await marks.release(
           () => {
-            changes = this.#changesOf(lost);
+            changes = this.#changesOf([...lost, ...destinations.values()]);
             return this.#progress();
           },
           from,
           (tx) => store.save(tx, changes!.rows),
         );
+        changes?.stored();
         return;
       } catch (err) {
         changes?.failed();

@@ -252,6 +252,23 @@ test('a server that was down gets all from whoever has it by then, once it speak
   await until(async () => (await all.db.query('SELECT 1 FROM federation_backlog')).length === 0);
 });
 
+test('what a server lacks is known to others, whoever gives up other servers and dies then', async () => {
+  const roomId = await roomOfAll();
+  await join();
+  const server = servers[1]!;
+  await server.stop();
+  const owner = ownerOf(server.name);
+  await sendEvent(owner.rooms, roomId, { type: 'm.room.message', sender: ALICE, content: { body: 0 } });
+  await until(() => owner.backoff.get(server.name));
+  // Until it waits for the server, and before the next time that it writes down what is outstanding.
+  await sleep(100);
+  await leave(living().find((process) => process !== owner)!);
+  await kill(owner);
+  await server.start();
+  await anyone().backoff.reachable(server.name);
+  await until(() => receivedIn(server, roomId).length === 1, 5_000);
+});
+
 test('who types is told to every server by whoever delivers to it', async () => {
   const roomId = await roomOfAll();
   const { streams } = anyone();
