@@ -17,7 +17,6 @@ import {
   guardedConnector,
 } from '@trellis/federation/outbound/guarded-dispatcher.ts';
 import { createGuardedFetch, type GuardedFetch } from '@trellis/federation/outbound/guarded-fetch.ts';
-import { warmUp } from '@trellis/federation/outbound/warm-up.ts';
 import type { SigningKey } from '@trellis/protocol/signing.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { FastifyInstance } from 'fastify';
@@ -75,8 +74,6 @@ export interface FederationTransport {
    * registers for servers that sign their requests.
    */
   routes(app: FastifyInstance, authenticated: (app: FastifyInstance) => void): void;
-  /** To be called once the server serves. */
-  warmUp(): void;
   close(): Promise<void>;
 }
 
@@ -105,9 +102,15 @@ export async function composeFederationTransport(
   const isAllowed = isAllowedBy(config);
   const backoff = new Backoff(db, Date.now, cluster);
   await backoff.load();
-  const connector = guardedConnector({ ...dispatching, guard: new AddressGuard(rules) });
-  const calling = { serverName, signingKey, discovery: new Discovery({ fetch }), backoff, userAgent };
-  const client = new FederationClient({ ...calling, connector, isAllowed });
+  const client = new FederationClient({
+    serverName,
+    signingKey,
+    discovery: new Discovery({ fetch }),
+    connector: guardedConnector({ ...dispatching, guard: new AddressGuard(rules) }),
+    backoff,
+    userAgent,
+    isAllowed,
+  });
   const ownKeys = [
     { keyId: signingKey.keyId, publicKey: signingKey.publicKeyBase64 },
     ...(parts.oldKeys ?? []),
@@ -121,8 +124,6 @@ export async function composeFederationTransport(
     fetcher: keyFetcher,
     distrusted: config.distrusted_keys,
   });
-
-  let stopWarmUp: ReturnType<typeof warmUp> | undefined;
 
   return {
     client,
@@ -141,11 +142,7 @@ export async function composeFederationTransport(
         authenticated(scope);
       });
     },
-    warmUp() {
-      if (config.enabled !== false) stopWarmUp = warmUp(calling);
-    },
     async close() {
-      await stopWarmUp?.();
       await client.close();
       await Promise.all(agents.map((agent) => agent.destroy()));
     },

@@ -39,7 +39,6 @@ export async function compose(core: Core, app: FastifyInstance): Promise<void> {
     config: core.config.federation,
     software: SOFTWARE,
   });
-  core.onServing(() => transport.warmUp());
   core.onClose(() => transport.close());
   const areas = await composeAreas(core, transport);
   clientApi(core, app, areas);
