@@ -14,6 +14,8 @@ const SERVERS = Number(process.env.TRELLIS_CHAOS_SERVERS ?? 3);
 const SECONDS = Number(process.env.TRELLIS_CHAOS_SECONDS ?? 15);
 const ROOMS = Number(process.env.TRELLIS_CHAOS_ROOMS ?? 6);
 const RATE = Number(process.env.TRELLIS_CHAOS_RATE ?? 8);
+/** Each server in a network namespace of its own. */
+const NAMESPACES = process.env.TRELLIS_CHAOS_NAMESPACES === '1';
 const SEED = process.env.TRELLIS_CHAOS_SEED ?? randomBytes(4).toString('hex');
 /** Within this all servers agree again. */
 const HEALED_WITHIN_MS = 30_000 + SECONDS * 500;
@@ -24,7 +26,7 @@ describe(`${SERVERS} servers that lose each other (seed ${SEED})`, () => {
   let world: World;
   before(async () => {
     process.stderr.write(`TRELLIS_CHAOS_SEED=${SEED}\n`);
-    await cluster.start(SERVERS);
+    await cluster.start(SERVERS, NAMESPACES);
     world = await makeWorld(random, cluster.servers, ROOMS);
   });
   after(() => cluster.close());

@@ -1,6 +1,7 @@
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { MADE_MACHINES, THIS_MACHINE } from './machine.ts';
 
 export interface Certificate {
   certFile: string;
@@ -10,7 +11,7 @@ export interface Certificate {
 let pair: { cert: string; key: string } | undefined;
 
 /**
- * Writes the certificate of this test process for 127.0.0.1 into a folder. All servers of a process have the same
+ * Writes the certificate of this test process, for all machines, into a folder. All servers of a process have the same
  * one, self-signed, so each trusts the others by trusting it.
  */
 export function makeCertificate(folder: string): Certificate {
@@ -46,7 +47,10 @@ const DAY = 86_400_000;
 function selfSigned(): { cert: string; key: string } {
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const name = sequence(der(0x31, sequence(COMMON_NAME, der(0x0c, Buffer.from('Trellis tests')))));
-  const altNames = sequence(der(0x82, Buffer.from('localhost')), der(0x87, Buffer.from([127, 0, 0, 1])));
+  const addresses = [THIS_MACHINE.address, ...MADE_MACHINES].map((address) =>
+    der(0x87, Buffer.from(address.split('.').map(Number))),
+  );
+  const altNames = sequence(der(0x82, Buffer.from('localhost')), ...addresses);
   const extensions = sequence(
     sequence(SUBJECT_ALT_NAME, der(0x04, altNames)),
     sequence(BASIC_CONSTRAINTS, der(0x04, sequence(der(0x01, Buffer.from([255]))))),

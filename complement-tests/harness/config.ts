@@ -3,6 +3,8 @@ import type { Certificate } from './certificate.ts';
 import type { Json } from './client.ts';
 
 interface Settings {
+  /** Where it listens. */
+  address: string;
   dataDir: string;
   clientPort: number;
   federationPort: number;
@@ -18,20 +20,20 @@ interface Settings {
   extra: Json;
 }
 
-/** The configuration of a server under test: everything on loopback, no rate limits, cheap password hashes. */
+/** The configuration of a server under test: everything at one address, no rate limits, cheap password hashes. */
 export function writeConfig(settings: Settings): string {
-  const { certificate } = settings;
+  const { address, certificate } = settings;
   const tls = certificate && {
-    host: '127.0.0.1',
+    host: address,
     port: settings.federationPort,
     certificate: certificate.certFile,
     key: certificate.keyFile,
   };
   const config = {
-    server_name: `127.0.0.1:${settings.federationPort}`,
+    server_name: `${address}:${settings.federationPort}`,
     data_dir: settings.dataDir,
-    public_url: `http://127.0.0.1:${settings.publicPort ?? settings.clientPort}`,
-    http: { host: '127.0.0.1', port: settings.clientPort },
+    public_url: `http://${address}:${settings.publicPort ?? settings.clientPort}`,
+    http: { host: address, port: settings.clientPort },
     ...(tls ? { tls } : {}),
     ...settings.shared,
     registration: { open: true },

@@ -15,6 +15,7 @@ import { type Certificate, makeCertificate } from './certificate.ts';
 import { Client, type Json, request } from './client.ts';
 import { writeConfig } from './config.ts';
 import { watch } from './conformance.ts';
+import { type Machine, THIS_MACHINE } from './machine.ts';
 import { freePort } from './ports.ts';
 import { Spread } from './spread.ts';
 import { Surroundings } from './surroundings.ts';
@@ -30,6 +31,8 @@ export interface ServerOptions {
   config?: Json;
   /** Given the server's folder before it is started; hands back what is added to its environment. */
   prepare?: (folder: string) => Record<string, string>;
+  /** Not for several processes. */
+  machine?: Machine;
 }
 
 /** TRELLIS_PROCESSES=4: each server is so many processes, with a Redis; requests come to each in turn. */
@@ -41,6 +44,7 @@ const WORKERS = Number(process.env.TRELLIS_WORKERS ?? 1);
 
 interface Parts {
   readonly label: string;
+  readonly machine: Machine;
   readonly folder: string;
   /** One for each process. */
   readonly configFiles: readonly string[];
@@ -76,11 +80,11 @@ export class TestServer {
 
   /** An address literal with the port of the federation listener: found without DNS. */
   get serverName(): string {
-    return `127.0.0.1:${this.federationPort}`;
+    return `${this.#parts.machine.address}:${this.federationPort}`;
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.#parts.publicPort}`;
+    return `http://${this.#parts.machine.address}:${this.#parts.publicPort}`;
   }
 
   get logFile(): string {
@@ -91,7 +95,7 @@ export class TestServer {
     this.#processes = this.#parts.configFiles.map((file) => this.#spawn(file));
     const end = Date.now() + START_LIMIT_MS;
     for (const port of this.#parts.clientPorts)
-      while (!(await answers(`http://127.0.0.1:${port}`))) {
+      while (!(await answers(`http://${this.#parts.machine.address}:${port}`))) {
         if (this.#processes.some(hasEnded) || Date.now() > end)
           throw new Error(`${this.label} did not start:\n${this.log().slice(-4000)}`);
         await new Promise((wake) => setTimeout(wake, 25));
@@ -102,7 +106,8 @@ export class TestServer {
     const log = openSync(this.logFile, 'a');
     const { command, args, env } = this.command(configFile);
     // A process group of its own, so that a crash test can end all of it at once.
-    const child = spawn(command, args, { cwd: ROOT, env, stdio: ['ignore', log, log], detached: true });
+    const [program, ...given] = [...this.#parts.machine.prefix, command, ...args];
+    const child = spawn(program!, given, { cwd: ROOT, env, stdio: ['ignore', log, log], detached: true });
     closeSync(log);
     return child;
   }
@@ -121,7 +126,7 @@ export class TestServer {
       ...process.env,
       ...this.#parts.environment,
       SERVER_NAME: this.serverName,
-      BIND_ADDRESS: '127.0.0.1',
+      BIND_ADDRESS: this.#parts.machine.address,
       CLIENT_PORT: String(this.clientPort),
       FEDERATION_PORT: String(this.federationPort),
       DATA_DIR: join(this.folder, 'data'),
@@ -256,7 +261,8 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
   const folder = mkdtempSync(join(tmpdir(), `trellis-test-${label}-`));
   mkdirSync(join(folder, 'data'));
   const certificate = makeCertificate(folder);
-  const parts = { label, folder, environment: options.prepare?.(folder) ?? {} };
+  const machine = options.machine ?? THIS_MACHINE;
+  const parts = { label, folder, machine, environment: options.prepare?.(folder) ?? {} };
   const extra = options.config ?? {};
   const server = new TestServer(
     PROCESSES > 1 ? await several(parts, certificate, extra) : await one(parts, certificate, extra),
@@ -273,7 +279,7 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
   return server;
 }
 
-type Common = Pick<Parts, 'label' | 'folder' | 'environment'>;
+type Common = Pick<Parts, 'label' | 'folder' | 'machine' | 'environment'>;
 
 async function one(common: Common, certificate: Certificate, extra: Json): Promise<Parts> {
   const [clientPort, federationPort] = [await freePort(), await freePort()];
@@ -282,9 +288,10 @@ async function one(common: Common, certificate: Certificate, extra: Json): Promi
   // So that each has something to do.
   const shared = WORKERS > 1 ? { workers: WORKERS, cluster: { fill: 0 } } : {};
   const caFile = certificate.certFile;
+  const { address } = common.machine;
   writeFileSync(
     configFile,
-    writeConfig({ dataDir, clientPort, federationPort, certificate, caFile, shared, extra }),
+    writeConfig({ address, dataDir, clientPort, federationPort, certificate, caFile, shared, extra }),
   );
   return {
     ...common,
@@ -297,7 +304,9 @@ async function one(common: Common, certificate: Certificate, extra: Json): Promi
 
 /** The processes serve plain HTTP, at a port each; before them stands what spreads requests over them. */
 async function several(common: Common, certificate: Certificate, extra: Json): Promise<Parts> {
-  const { folder } = common;
+  const { folder, machine } = common;
+  if (machine !== THIS_MACHINE) throw new Error('several processes run on this machine only');
+  const { address } = machine;
   const surroundings = await Surroundings.start(folder);
   const [publicPort, federationPort] = [await freePort(), await freePort()];
   const clientPorts: number[] = [];
@@ -313,7 +322,10 @@ async function several(common: Common, certificate: Certificate, extra: Json): P
       redis: { url: surroundings.redisUrl },
       cluster: { secret: 'known to these processes only', drain_ms: 0, ...roles },
     };
-    writeFileSync(file, writeConfig({ dataDir, ...ports, certificate: undefined, caFile, shared, extra }));
+    writeFileSync(
+      file,
+      writeConfig({ address, dataDir, ...ports, certificate: undefined, caFile, shared, extra }),
+    );
     return file;
   });
   const spread = new Spread(clientPorts);

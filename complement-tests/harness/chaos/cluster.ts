@@ -1,7 +1,9 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { startServer, type TestServer } from '../server.ts';
-import { Link } from './link.ts';
+import { Links } from './links.ts';
+import { Namespaces } from './namespaces.ts';
+import type { Network } from './network.ts';
 import type { Random } from './random.ts';
 import type { Fault } from './schedule.ts';
 import type { Surroundings } from './surroundings.ts';
@@ -16,7 +18,7 @@ const STARTED_TOGETHER = 3;
 export class Cluster {
   readonly servers: TestServer[] = [];
   readonly #random: Random;
-  readonly #links: Link[][] = [];
+  #network: Network | undefined;
   readonly #skews: number[] = [];
   #healed = false;
   /** Starting and stopping a server, one after the other: a busy machine takes longer than the schedule thinks. */
@@ -28,20 +30,18 @@ export class Cluster {
     this.#random = random;
   }
 
-  async start(count: number): Promise<void> {
+  /** @param isApart each server in a network namespace of its own */
+  async start(count: number, isApart: boolean): Promise<void> {
+    this.#network = isApart ? new Namespaces(count) : new Links();
     for (let started = 0; started < count; started += STARTED_TOGETHER) {
       const some = Array.from({ length: Math.min(STARTED_TOGETHER, count - started) }, (_, i) =>
         this.#startOne(started + i),
       );
       this.servers.push(...(await Promise.all(some)));
     }
-    for (const [from, server] of this.servers.entries()) {
-      this.#links.push(this.servers.map((to) => new Link(to.federationPort)));
-      const links: Record<string, number> = {};
-      for (const [to, link] of this.#links[from]!.entries())
-        if (to !== from) links[this.servers[to]!.federationPort] = await link.open();
-      this.#tell(server, { skew: this.#skews[from]!, links });
-    }
+    const links = await this.#network.connect(this.servers);
+    for (const [i, server] of this.servers.entries())
+      this.#tell(server, { skew: this.#skews[i]!, links: links[i]! });
   }
 
   /** Makes a fault happen, and be over when its time is. */
@@ -68,7 +68,7 @@ export class Cluster {
 
   /** Connections between servers so far. */
   get connections(): number {
-    return this.#links.flat().reduce((sum, { count }) => sum + count, 0);
+    return this.#network?.connections() ?? 0;
   }
 
   /** Ends all faults: every server runs, every link is open. */
@@ -78,7 +78,7 @@ export class Cluster {
   }
 
   async close(): Promise<void> {
-    for (const link of this.#links.flat()) link.close();
+    this.#network?.close();
     await Promise.all(this.servers.map((server) => server.close()));
   }
 
@@ -87,6 +87,7 @@ export class Cluster {
     this.#skews[index] = skew;
     return startServer({
       name: `chaos-${index}`,
+      machine: this.#network!.machine(index),
       config: { log: { level: 'info' } },
       prepare: (folder) => {
         const file = join(folder, 'surroundings.json');
@@ -105,7 +106,7 @@ export class Cluster {
     if ('pairs' in fault) {
       const { kind } = fault;
       const trouble = kind === 'delay' ? { kind, ms: fault.ms } : { kind };
-      const ends = fault.pairs.map(([from, to]) => this.#links[from]![to]!.trouble(trouble));
+      const ends = fault.pairs.map(([from, to]) => this.#network!.trouble(from, to, trouble));
       return async () => {
         for (const end of ends) end();
       };

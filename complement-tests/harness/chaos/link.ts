@@ -1,11 +1,5 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
-
-/** How a link behaves while something is wrong with it. */
-export interface Trouble {
-  /** `refuse`: connections are reset. `swallow`: nothing comes through, and nobody is told. */
-  readonly kind: 'refuse' | 'swallow' | 'delay';
-  readonly ms?: number;
-}
+import type { Trouble } from './network.ts';
 
 const MAX_HELD_BYTES = 1 << 20;
 

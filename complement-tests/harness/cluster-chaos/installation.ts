@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { makeCertificate } from '../certificate.ts';
 import { request } from '../client.ts';
 import { writeConfig } from '../config.ts';
+import { THIS_MACHINE } from '../machine.ts';
 import { freePort } from '../ports.ts';
 import { Spread } from '../spread.ts';
 import { PostgresPair } from './postgres-pair.ts';
@@ -134,6 +135,7 @@ export class Installation {
     const processes = ports.map((clientPort, i) => {
       const file = join(folder, `config-${i + 1}.yaml`);
       const config = writeConfig({
+        address: THIS_MACHINE.address,
         dataDir: join(folder, 'data'),
         clientPort,
         federationPort,
