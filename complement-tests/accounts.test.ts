@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { Client, eventually, type Json, path, refused, request } from './harness/client.ts';
+import { Client, eventually, path, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 const SECRET = 'a secret shared with scripts';

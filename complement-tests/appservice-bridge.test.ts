@@ -13,7 +13,8 @@ import {
   type Request,
 } from 'matrix-appservice-bridge';
 import { stringify } from 'yaml';
-import { type Client, eventually, type Json, path, refused } from './harness/client.ts';
+import { type Client, eventually, path, refused } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { freePort } from './harness/ports.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 

@@ -6,7 +6,8 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { Client, eventually, type Json, refused, request } from './harness/client.ts';
+import { Client, eventually, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 const SECRET = 'shared with scripts';

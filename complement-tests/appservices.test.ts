@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Appservice, LogService, SimpleFsStorageProvider } from '@vector-im/matrix-bot-sdk';
 import { stringify } from 'yaml';
-import { Client, eventually, type Json, path, refused, request } from './harness/client.ts';
+import { Client, eventually, path, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { freePort } from './harness/ports.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 

@@ -3,8 +3,9 @@ import { randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { type Client, eventually, type Json, path, refused, request } from './harness/client.ts';
+import { type Client, eventually, path, refused, request } from './harness/client.ts';
 import { HostileServer } from './harness/hostile-server.ts';
+import type { Json } from './harness/json.ts';
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 /** Black-box attacks, by class and id: docs/security.md says which stands where. */

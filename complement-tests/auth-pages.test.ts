@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { Client, type Json, request } from './harness/client.ts';
+import { Client, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 const POLICIES = {

@@ -2,7 +2,7 @@ import './harness/no-native-crypto.ts';
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { AutojoinRoomsMixin, LogService, MatrixClient } from '@vector-im/matrix-bot-sdk';
-import type { Json } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
 describe('matrix-bot-sdk', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Client, type Json, path } from './harness/client.ts';
+import { type Client, path } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
 /** TRELLIS_CRASH_ROUNDS=20 for a thorough run. */

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { type Client, eventually, type Json } from './harness/client.ts';
+import { type Client, eventually } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { login, startServer, type TestServer } from './harness/server.ts';
 
 describe('device lists between two servers', () => {

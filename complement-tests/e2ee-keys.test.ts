@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { type Client, type Json, path, refused } from './harness/client.ts';
+import { type Client, path, refused } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 const unpadded = (bytes: Uint8Array) => Buffer.from(bytes).toString('base64').replace(/=+$/, '');

@@ -1,14 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import {
-  type Client,
-  eventually,
-  type Json,
-  nextTransactionId,
-  path,
-  refused,
-  request,
-} from './harness/client.ts';
+import { type Client, eventually, nextTransactionId, path, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
 const text = (body: string, more: Json = {}) => ({ msgtype: 'm.text', body, ...more });

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { type Client, eventually, type Json, path, refused, request } from './harness/client.ts';
+import { type Client, eventually, path, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
 describe('federation between two servers', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, type Json, path, refused, request } from './harness/client.ts';
+import { Client, path, refused, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { login, PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 describe('login and logout', () => {

@@ -4,7 +4,8 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { deflateSync } from 'node:zlib';
-import { Client, type Json, path, request } from './harness/client.ts';
+import { Client, path, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 /** A PNG in one colour, by hand: the tests need no image library. */

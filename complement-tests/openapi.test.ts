@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, type Json, request } from './harness/client.ts';
+import { Client, request } from './harness/client.ts';
 import { deviationOf, EXCEPTIONS } from './harness/conformance.ts';
+import type { Json } from './harness/json.ts';
 import { hasSpec, nameOf, type Operation, operationsOf, SPEC_FOLDER } from './harness/openapi.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:http';
 import { after, before, describe, it } from 'node:test';
-import { type Client, eventually, type Json, path, refused } from './harness/client.ts';
+import { type Client, eventually, path, refused } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { freePort } from './harness/ports.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Client, type Json, request } from './harness/client.ts';
+import { Client, request } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { PASSWORD, startServer, type TestServer } from './harness/server.ts';
 
 describe('account registration', () => {

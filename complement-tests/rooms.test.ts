@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Client, type Json, path, refused } from './harness/client.ts';
+import { type Client, path, refused } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { startServer, type TestServer } from './harness/server.ts';
 
 describe('room creation and state', () => {

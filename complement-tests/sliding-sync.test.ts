@@ -12,8 +12,9 @@ import {
   SyncState,
 } from 'matrix-js-sdk';
 import { SlidingSync } from 'matrix-js-sdk/lib/sliding-sync.js';
-import { type Client, eventually, type Json, path, refused } from './harness/client.ts';
+import { type Client, eventually, path, refused } from './harness/client.ts';
 import { calmSdk, quiet } from './harness/js-sdk.ts';
+import type { Json } from './harness/json.ts';
 import { register, startServer, type TestServer } from './harness/server.ts';
 
 let server: TestServer;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Client, eventually, type Json, path } from './harness/client.ts';
+import { type Client, eventually, path } from './harness/client.ts';
+import type { Json } from './harness/json.ts';
 import { register, startServer, type TestServer } from './harness/server.ts';
 import { python3, type SynapseServer, startSynapse } from './harness/synapse.ts';
 

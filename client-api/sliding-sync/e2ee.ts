@@ -1,6 +1,6 @@
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import { type SharingChanges, sharingChanges } from '../sync/people.ts';
-import type { Extension, Told } from './extensions.ts';
+import type { Extension, Told } from './extension.ts';
 import type { SlidingView } from './view.ts';
 
 /** End-to-end encryption (MSC3884): keys left on the server, and whose devices changed. */

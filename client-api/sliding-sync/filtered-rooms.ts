@@ -2,9 +2,14 @@ import { splitStateKey } from '@trellis/protocol/event.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
-import { type Facts, factsIn, NO_FACTS } from '@trellis/rooms/room-facts.ts';
+import { type Facts, factsIn, NO_FACTS, type RoomFacts } from '@trellis/rooms/room-facts.ts';
+import type { SyncSources } from '../sync/sources.ts';
 import type { FilterBody } from './schemas.ts';
-import type { UserRoomsDeps } from './user-rooms.ts';
+
+export interface FilteredRoomsDeps {
+  readonly sources: Pick<SyncSources, 'rooms' | 'memberships'>;
+  readonly facts: RoomFacts;
+}
 
 /** What filters ask of a user's rooms. */
 export interface FilterableRooms {
@@ -28,14 +33,14 @@ const NONE: ReadonlySet<string> = new Set();
 
 /** Which of a user's rooms pass the filters of lists. Each room is tested again only when it changed. */
 export class FilteredRooms {
-  readonly #deps: UserRoomsDeps;
+  readonly #deps: FilteredRoomsDeps;
   readonly #rooms: FilterableRooms;
   readonly #kept = new RecentlyUsed<string, Kept>(MAX_FILTERS);
   /** Of invites and knocks, by the stripped state that came with them. */
   readonly #stripped = new Map<string, Facts>();
   readonly #children = new RecentlyUsed<string, { state: number; rooms: ReadonlySet<string> }>(100);
 
-  constructor(deps: UserRoomsDeps, rooms: FilterableRooms) {
+  constructor(deps: FilteredRoomsDeps, rooms: FilterableRooms) {
     this.#deps = deps;
     this.#rooms = rooms;
   }

@@ -1,4 +1,4 @@
-import { dueRooms, type Extension, relevantRooms, type Told } from './extensions.ts';
+import { dueRooms, type Extension, relevantRooms, type Told } from './extension.ts';
 import type { ExtensionBody } from './schemas.ts';
 import type { SlidingView } from './view.ts';
 

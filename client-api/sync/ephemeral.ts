@@ -1,6 +1,6 @@
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import type { Room } from '@trellis/rooms/room.ts';
-import type { JoinedNews, SyncView } from './room-sections.ts';
+import type { JoinedNews, SyncView } from './view.ts';
 
 /** The content of `m.receipt`: users by type of receipt by event. */
 type ReceiptContent = Record<string, Record<string, Record<string, object>>>;

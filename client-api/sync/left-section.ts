@@ -6,10 +6,11 @@ import { endOfStayBefore } from '@trellis/rooms/visibility.ts';
 import type { Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { eventListJson } from '../event-json.ts';
-import { type SyncView, timelineJson, viewer } from './room-sections.ts';
+import { timelineJson, viewer } from './room-sections.ts';
 import { sectionState } from './section-state.ts';
 import { readTimeline } from './timeline.ts';
 import { placeToken } from './token.ts';
+import type { SyncView } from './view.ts';
 
 /** The section of a room that the user left or was banned from: what happened up to that, and nothing after it. */
 export async function leftSection(view: SyncView, room: Room, membership: UserMembership): Promise<string> {

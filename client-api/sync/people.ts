@@ -2,7 +2,7 @@ import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
 import type { SyncSources } from './sources.ts';
-import type { SyncRequest } from './sync.ts';
+import type { SyncRequest } from './view.ts';
 
 interface PeopleRequest extends Pick<SyncRequest, 'userId' | 'since'> {
   readonly sources: Pick<SyncSources, 'rooms' | 'memberships' | 'deviceListChanges'>;

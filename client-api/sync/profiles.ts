@@ -3,7 +3,7 @@ import type { Memberships } from '@trellis/rooms/memberships.ts';
 import type { Positions } from '@trellis/rooms/notifier.ts';
 import type { ProfileChanges } from '@trellis/users/profile-changes.ts';
 import type { SharingChanges } from './people.ts';
-import type { SyncRequest } from './sync.ts';
+import type { SyncRequest } from './view.ts';
 
 export interface ProfileNewsRequest {
   readonly changes: ProfileChanges;

@@ -1,51 +1,17 @@
-import type { Filter } from '@trellis/protocol/filters.ts';
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
 import { stateAtPosition } from '@trellis/rooms/event-state.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { strip, strippedStateEvents } from '@trellis/rooms/stripped-state.ts';
 import { membershipsAt } from '@trellis/rooms/visibility.ts';
-import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { eventJson, eventListJson, type Viewer } from '../event-json.ts';
 import { ephemeralEvents } from './ephemeral.ts';
-import type { LazyMembers } from './lazy-members.ts';
 import { sectionState } from './section-state.ts';
-import type { AccountDataItem, SyncSources } from './sources.ts';
 import { stickyJson } from './sticky.ts';
 import { roomSummary } from './summary.ts';
-import { readTimeline, type Timeline } from './timeline.ts';
+import { readTimeline } from './timeline.ts';
 import { placeToken } from './token.ts';
-
-/** One sync's view: who asks, for what interval of the streams, and how. */
-export interface SyncView {
-  readonly sources: SyncSources;
-  readonly userId: string;
-  readonly deviceId: string;
-  readonly filter: Filter;
-  readonly lazy: LazyMembers;
-  /** The state at the end of the timeline instead of the one at its start (`use_state_after`, MSC4222). */
-  readonly stateAfter: 'state' | 'state_after' | 'org.matrix.msc4222.state_after';
-  /** Positions of the events, and of receipts, that the client has; `undefined` where it has nothing. */
-  readonly eventsFrom: number | undefined;
-  readonly eventsTo: number;
-  readonly receiptsFrom: number | undefined;
-  readonly receiptsTo: number;
-  /** Users whose messages and invites the user does not want to see (spec: "Ignoring users"). */
-  readonly ignored: ReadonlySet<string>;
-  /** All state, whatever the client has (`full_state`). */
-  readonly fullState: boolean;
-  /** Aggregations of what relates to the events, as JSON text by event id. */
-  readonly relations: (
-    events: readonly StoredEvent[],
-    userId: string,
-  ) => Promise<ReadonlyMap<string, string>>;
-}
-
-export interface JoinedNews {
-  readonly accountData: readonly AccountDataItem[];
-  readonly typing: boolean;
-  readonly receipts: boolean;
-}
+import type { JoinedNews, SyncView, Timeline } from './view.ts';
 
 /** The section of a room that the user is in, as JSON text; `undefined` when there is nothing to tell. */
 export async function joinedSection(

@@ -8,8 +8,9 @@ import { Type } from 'typebox';
 import { requesterOf } from '../authentication.ts';
 import { LazyMembers } from './lazy-members.ts';
 import type { SyncSources } from './sources.ts';
-import { answerSync, type SyncRequest } from './sync.ts';
+import { answerSync } from './sync.ts';
 import { parseSyncToken } from './token.ts';
+import type { SyncRequest } from './view.ts';
 
 /** Clients may ask to be kept waiting this long at the most, in milliseconds. */
 const MAX_TIMEOUT = 5 * 60_000;

@@ -5,8 +5,7 @@ import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import type { SyncView } from './room-sections.ts';
-import type { Timeline } from './timeline.ts';
+import type { SyncView, Timeline } from './view.ts';
 
 /** What of a room's state a section is to tell. */
 export interface StateRequest {

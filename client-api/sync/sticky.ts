@@ -1,8 +1,7 @@
 import type { Room } from '@trellis/rooms/room.ts';
 import type { StickyEvents } from '@trellis/rooms/sticky-events.ts';
 import { eventListJson } from '../event-json.ts';
-import type { SyncView } from './room-sections.ts';
-import type { Timeline } from './timeline.ts';
+import type { SyncView, Timeline } from './view.ts';
 
 /**
  * The sticky events that a timeline leaves out (MSC4354), as JSON text. Who is in the room may see them whatever its

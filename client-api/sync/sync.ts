@@ -4,21 +4,15 @@ import type { Positions } from '@trellis/rooms/notifier.ts';
 import { leftSection } from './left-section.ts';
 import { deviceListsSection, presenceEvents, sharingChanges } from './people.ts';
 import { usersSection } from './profiles.ts';
-import { type JoinedNews, joinedSection, type SyncView, strippedSection } from './room-sections.ts';
+import { joinedSection, strippedSection } from './room-sections.ts';
 import type { AccountDataItem } from './sources.ts';
 import { syncToken } from './token.ts';
+import type { JoinedNews, SyncRequest, SyncView } from './view.ts';
 
 /** Rooms worked on at the same time: enough to overlap reads, few enough to bound memory. */
 const PARALLEL_ROOMS = 20;
 /** To-device messages in one answer (the next sync brings the rest). */
 const TO_DEVICE_LIMIT = 100;
-
-type Interval = 'eventsFrom' | 'eventsTo' | 'receiptsFrom' | 'receiptsTo' | 'ignored';
-
-export interface SyncRequest extends Omit<SyncView, Interval> {
-  /** What the client has; `undefined` for an initial sync. */
-  readonly since: Positions | undefined;
-}
 
 export interface SyncAnswer {
   readonly json: string;

@@ -4,18 +4,7 @@ import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import { visibleEvents } from '@trellis/rooms/visibility.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
-import type { SyncView } from './room-sections.ts';
-
-export interface Timeline {
-  /** Oldest first. */
-  readonly events: StoredEvent[];
-  /** There are more events between the start of the interval and the first of these. */
-  readonly limited: boolean;
-  /** State events of the interval may be missing here: by the limit, the filter, or since the user may not see them. */
-  readonly omitsState: boolean;
-  /** Everything in the interval, filtered out or not, is at or after this position; where paging back goes on. */
-  readonly start: number;
-}
+import type { SyncView, Timeline } from './view.ts';
 
 export interface TimelineRange {
   readonly after: number;

@@ -8,7 +8,8 @@ import { ALICE, FOUNDER, RemoteGraph, receiverOf } from '@trellis/rooms/test/rem
 import { Stream, type Streams } from '@trellis/storage/streams.ts';
 import { LazyMembers } from '../sync/lazy-members.ts';
 import type { SyncSources } from '../sync/sources.ts';
-import { answerSync, type SyncRequest } from '../sync/sync.ts';
+import { answerSync } from '../sync/sync.ts';
+import type { SyncRequest } from '../sync/view.ts';
 
 const BOB = '@bob:near';
 

@@ -1,9 +1,6 @@
 import assert from 'node:assert/strict';
 import { checkAnswer } from './conformance.ts';
-
-/** JSON from a server under test: the tests check what they read of it. */
-// biome-ignore lint/suspicious/noExplicitAny: the tests look at answers of every shape
-export type Json = any;
+import type { Json } from './json.ts';
 
 export interface Answer {
   status: number;

@@ -1,6 +1,6 @@
 import { stringify } from 'yaml';
 import type { Certificate } from './certificate.ts';
-import type { Json } from './client.ts';
+import type { Json } from './json.ts';
 
 interface Settings {
   /** Where it listens. */

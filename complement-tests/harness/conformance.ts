@@ -2,7 +2,8 @@ import { appendFileSync, mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { after } from 'node:test';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
-import type { Answer, Json } from './client.ts';
+import type { Answer } from './client.ts';
+import type { Json } from './json.ts';
 import { checksAnswers, jsonSchemaOf, nameOf, type Operation, Operations, operationsOf } from './openapi.ts';
 
 /**

@@ -5,7 +5,8 @@ import { createServer, request as httpsRequest, type Server } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { makeCertificate } from './certificate.ts';
-import type { Answer, Json } from './client.ts';
+import type { Answer } from './client.ts';
+import type { Json } from './json.ts';
 import { freePort } from './ports.ts';
 import type { TestServer } from './server.ts';
 

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { parse } from 'yaml';
-import type { Json } from './client.ts';
+import type { Json } from './json.ts';
 
 /** The specification's repository, or its folder `data` with what lies around it: OpenAPI documents and schemas. */
 export const SPEC_FOLDER =

@@ -12,9 +12,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Certificate, makeCertificate } from './certificate.ts';
-import { Client, type Json, request } from './client.ts';
+import { Client, request } from './client.ts';
 import { writeConfig } from './config.ts';
 import { watch } from './conformance.ts';
+import type { Json } from './json.ts';
 import { type Machine, THIS_MACHINE } from './machine.ts';
 import { freePort } from './ports.ts';
 import { Spread } from './spread.ts';

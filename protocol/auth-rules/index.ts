@@ -3,13 +3,9 @@ import { type AuthView, stateKeyOf } from '../event.ts';
 import { parseUserId, serverNameOf } from '../identifiers.ts';
 import { powerLevels } from '../power-levels.ts';
 import { type RoomVersion, roomVersion } from '../room-versions.ts';
+import type { AuthState } from './auth-state.ts';
 import { authoriseMembership } from './membership.ts';
 import { authorisePowerLevels } from './power-levels-change.ts';
-
-/** The state that an event is checked against. */
-export interface AuthState {
-  get(type: string, stateKey: string): AuthView | undefined;
-}
 
 /**
  * Checks an event against a state by the authorisation rules of its room version. The numbers in comments are those

@@ -3,7 +3,7 @@ import type { AuthView, JsonObject, JsonValue } from '../event.ts';
 import { type PowerLevels, powerLevels } from '../power-levels.ts';
 import type { RoomVersion } from '../room-versions.ts';
 import { signableText, signaturesBy, verifyKey, verifySignature } from '../signing.ts';
-import type { AuthState } from './index.ts';
+import type { AuthState } from './auth-state.ts';
 
 /** What every rule on membership looks at. */
 interface Context {

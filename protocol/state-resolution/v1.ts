@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { visitAuthState } from '../auth-event-selection.ts';
-import { type AuthState, authorise } from '../auth-rules/index.ts';
+import type { AuthState } from '../auth-rules/auth-state.ts';
+import { authorise } from '../auth-rules/index.ts';
 import { type AuthView, type StateMap, splitStateKey, stateKeyOf } from '../event.ts';
 import type { RoomVersion } from '../room-versions.ts';
 import { KnownEvents, type Resolution } from './needs.ts';

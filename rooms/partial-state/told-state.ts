@@ -1,4 +1,4 @@
-import type { AuthState } from '@trellis/protocol/auth-rules/index.ts';
+import type { AuthState } from '@trellis/protocol/auth-rules/auth-state.ts';
 import { type RoomEvent, stateKeyOf } from '@trellis/protocol/event.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { Room } from '../room.ts';

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Client, type Json, path } from '../client.ts';
+import { type Client, path } from '../client.ts';
+import type { Json } from '../json.ts';
 import type { Acknowledged } from './load.ts';
 import { type ChaosRoom, inLots, type World } from './world.ts';
 

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Answer, type Json, nextTransactionId, path } from '../client.ts';
+import { type Answer, nextTransactionId, path } from '../client.ts';
+import type { Json } from '../json.ts';
 import type { Random } from './random.ts';
 import type { ChaosRoom, Person, World } from './world.ts';
 

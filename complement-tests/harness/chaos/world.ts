@@ -1,4 +1,5 @@
-import type { Client, Json } from '../client.ts';
+import type { Client } from '../client.ts';
+import type { Json } from '../json.ts';
 import type { TestServer } from '../server.ts';
 import type { Random } from './random.ts';
 

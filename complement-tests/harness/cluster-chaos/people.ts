@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Random } from '../chaos/random.ts';
-import { type Answer, type Client, type Json, nextTransactionId, path, request } from '../client.ts';
+import { type Answer, type Client, nextTransactionId, path, request } from '../client.ts';
+import type { Json } from '../json.ts';
 
 const REQUEST_LIMIT_MS = 30_000;
 /** A message that nobody has taken after so long is a failure. */
