@@ -93,7 +93,9 @@ export class PushUsers {
    */
   changed(userId: string, after = Number.POSITIVE_INFINITY): void {
     if (this.#isClosed) return;
-    this.#load(userId, this.add(userId), { mayBeNewAfter: Math.min(after, this.#deps.progress()) });
+    const user = this.add(userId);
+    for (const queue of user.queues ?? []) queue.isStale = true;
+    this.#load(userId, user, { mayBeNewAfter: Math.min(after, this.#deps.progress()) });
   }
 
   /** What is in memory may not be what the database says any more. */

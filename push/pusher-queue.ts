@@ -18,6 +18,8 @@ export class PusherQueue {
   isBehind = false;
   isRunning = false;
   isRemoved = false;
+  /** Its user has changed it, and how is just being read: it may be switched off. */
+  isStale = false;
   timer: NodeJS.Timeout | undefined;
 
   constructor(row: PusherRow) {
@@ -34,6 +36,7 @@ export class PusherQueue {
     // Switched off and on again, it begins where it was switched on.
     for (const [roomId, after] of this.#news) this.#news.set(roomId, Math.max(after, this.row.pos));
     this.changes++;
+    this.isStale = false;
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.isWaiting) this.fallBehind();

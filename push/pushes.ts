@@ -329,7 +329,7 @@ export class Pushes {
   }
 
   #schedule(queue: PusherQueue): void {
-    if (!this.#mayRun || queue.isRunning || queue.isRemoved || queue.timer) return;
+    if (!this.#mayRun || queue.isRunning || queue.isRemoved || queue.isStale || queue.timer) return;
     if (queue.isWaiting) this.#waitFor(queue);
     else if (queue.hasWork) this.#start(queue);
   }
@@ -372,7 +372,7 @@ export class Pushes {
 
   async #run(queue: PusherQueue): Promise<void> {
     await this.#breathe();
-    if (!this.#mayRun || queue.isRemoved) return;
+    if (!this.#mayRun || queue.isRemoved || queue.isStale) return;
     const { row } = queue;
     try {
       const delivery = await this.#deliver(queue);
