@@ -74,14 +74,12 @@ export class KeyStore {
    * with it, and its validity ends by itself. A retired key never comes back, and a notary's answer, which may be an
    * old one played back, never replaces another key of the same name or shortens a validity. What a crash of the
    * database takes away is asked for again, so nobody waits for its disk.
-   *
-   * @returns the keys of the server that are stored now
    */
   async put(
     server: string,
     keys: readonly ServerKey[],
     answer: StoredKeyResponse & { direct: boolean },
-  ): Promise<Map<string, ServerKey>> {
+  ): Promise<void> {
     const rows = await this.#db.query<KeyRow>(
       {
         name: 'server_keys_put',
@@ -120,12 +118,10 @@ export class KeyStore {
         answer.validUntilTs,
       ],
     );
-    const stored = new Map(rows.map((row) => [row.key_id, keyOf(row)]));
     this.#forget(server);
-    this.#cache.set(server, stored);
+    this.#cache.set(server, new Map(rows.map((row) => [row.key_id, keyOf(row)])));
     // Whoever is not told knows for how long each key is valid.
     if (this.#cluster.shared) this.#cluster.announce(TOPIC, server).catch(() => {});
-    return stored;
   }
 
   /** Last answers of servers, for the notary. */
