@@ -1,3 +1,4 @@
+import { parseJson } from '@trellis/protocol/json.ts';
 import { Agent, errors, request } from 'undici';
 import type { Appservice } from './registry.ts';
 
@@ -53,7 +54,7 @@ export class AppserviceClient {
     const { status, text } = await this.request(service, { ...asked, method: 'GET' });
     if (status !== 200) return undefined;
     try {
-      return JSON.parse(text);
+      return parseJson(text);
     } catch {
       return undefined;
     }
@@ -97,7 +98,7 @@ export class AppserviceClient {
 function isUnknownEndpoint({ status, text }: AppserviceAnswer): boolean {
   if (status !== 404 && status !== 405 && status !== 501) return false;
   try {
-    const { errcode } = JSON.parse(text) as { errcode?: unknown };
+    const { errcode } = parseJson(text) as { errcode?: unknown };
     return typeof errcode !== 'string' || errcode === 'M_UNRECOGNIZED';
   } catch {
     return true;

@@ -1,3 +1,4 @@
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { Appservice } from './registry.ts';
 
@@ -93,7 +94,7 @@ export class DeviceMessages {
 
 function asMessage({ userId, deviceId, json }: MessageRow): DeviceMessage {
   return {
-    ...(JSON.parse(json) as Pick<DeviceMessage, 'type' | 'sender' | 'content'>),
+    ...(decodeJson(json) as Pick<DeviceMessage, 'type' | 'sender' | 'content'>),
     to_user_id: userId,
     to_device_id: deviceId,
   };

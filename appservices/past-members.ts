@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { News } from './news-feed.ts';
@@ -66,5 +67,5 @@ export class PastMembers {
 }
 
 function membershipIn(json: string): unknown {
-  return (JSON.parse(json) as { content: { membership?: unknown } }).content.membership;
+  return (decodeJson(json) as { content: { membership?: unknown } }).content.membership;
 }

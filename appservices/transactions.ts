@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import type { Positions, StoredTransaction } from './delivery-store.ts';
@@ -73,7 +74,7 @@ export class Transactions {
   async restore(stored: StoredTransaction, positions: Positions): Promise<Transaction> {
     const found = await this.#parts.rooms.parts.events.byNids(stored.eventNids);
     const byNid = new Map(found.map((event) => [event.nid, event]));
-    const more = JSON.parse(stored.more) as More;
+    const more = decodeJson(stored.more) as More;
     return {
       id: stored.id,
       events: stored.eventNids.flatMap((nid) => byNid.get(nid) ?? []),

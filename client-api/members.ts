@@ -1,5 +1,6 @@
 import { forbidden, invalidParam } from '@trellis/protocol/errors.ts';
 import { type JsonObject, splitStateKey } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { stateAfterEvent, stateAtPosition } from '@trellis/rooms/event-state.ts';
 import { completeRoom } from '@trellis/rooms/partial-state/partial-rooms.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -73,7 +74,7 @@ export function memberRoutes(app: FastifyInstance, { access, actsAs }: MembersDe
         // Whoever waits for it hears of it.
         next.catch(() => {});
         for (const json of chunk) {
-          const { state_key: userId, content } = JSON.parse(json) as {
+          const { state_key: userId, content } = decodeJson(json) as {
             state_key: string;
             content: JsonObject;
           };

@@ -1,4 +1,5 @@
 import { invalidParam } from '@trellis/protocol/errors.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Notifications } from '@trellis/rooms/notifications.ts';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
@@ -32,7 +33,7 @@ export function notificationRoutes(app: FastifyInstance, { notifications }: Noti
       return {
         notifications: found.notifications.map(({ event, actions, read }) => ({
           actions,
-          event: JSON.parse(eventJson(event, { userId, deviceId })) as object,
+          event: decodeJson(eventJson(event, { userId, deviceId })) as object,
           read,
           room_id: event.roomId,
           ts: event.originServerTs,

@@ -1,5 +1,6 @@
 import { forbidden, MatrixError } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Room } from '@trellis/rooms/room.ts';
 import { levelsInForce } from '@trellis/rooms/room-rights.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
@@ -38,5 +39,5 @@ export async function unredactedContent(
 
 /** An event, given as JSON text, with another content. */
 export function withContent(json: string, content: JsonObject): string {
-  return JSON.stringify({ ...(JSON.parse(json) as JsonObject), content });
+  return JSON.stringify({ ...(decodeJson(json) as JsonObject), content });
 }

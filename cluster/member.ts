@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { requireMember } from '@trellis/storage/fence.ts';
 import type { Sequencer, Stream } from '@trellis/storage/streams.ts';
@@ -326,11 +327,11 @@ export class ClusterMember implements Cluster {
     switch (item[0]) {
       case 'change': {
         const [, stream, position, changes] = item;
-        this.#streams.get(stream)?.announced(position, () => JSON.parse(changes) as unknown[]);
+        this.#streams.get(stream)?.announced(position, () => decodeJson(changes) as unknown[]);
         return;
       }
       case 'announce':
-        this.#topics.get(item[1])?.(JSON.parse(item[2]) as never);
+        this.#topics.get(item[1])?.(decodeJson(item[2]) as never);
         return;
       case 'skip':
         this.#streams.get(item[1])?.skipTo(item[2]);

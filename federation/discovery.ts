@@ -1,4 +1,5 @@
 import { Resolver } from 'node:dns/promises';
+import { parseJson } from '@trellis/protocol/json.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { headerOf, type ResponseHeaders } from './outbound/bounded-body.ts';
 import { collect, type GuardedFetch } from './outbound/guarded-fetch.ts';
@@ -142,7 +143,7 @@ export class Discovery {
       response.discard();
       throw new Error(`well-known answered ${response.status}`);
     }
-    const body: unknown = JSON.parse((await collect(response.body)).toString('utf8'));
+    const body: unknown = parseJson((await collect(response.body)).toString('utf8'));
     const name =
       body !== null && typeof body === 'object' ? (body as Record<string, unknown>)['m.server'] : undefined;
     const delegate = typeof name === 'string' ? parseServerAddress(name) : undefined;

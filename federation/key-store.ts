@@ -1,5 +1,6 @@
 import { alone, type Cluster } from '@trellis/cluster/cluster.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { ServerKey } from './key-response.ts';
@@ -136,7 +137,7 @@ export class KeyStore {
       rows.map((row) => [
         row.server_name,
         {
-          response: JSON.parse(row.response) as JsonObject,
+          response: decodeJson(row.response) as JsonObject,
           fetchedTs: row.fetched_ts,
           validUntilTs: row.valid_until_ts,
         },

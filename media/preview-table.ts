@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 
 /** Previews by URL: the table `url_previews`. */
@@ -14,7 +15,7 @@ export async function findPreview(
     },
     [hashOf(url), now],
   );
-  return row && (JSON.parse(row.preview) as Record<string, unknown>);
+  return row && (decodeJson(row.preview) as Record<string, unknown>);
 }
 
 export async function storePreview(

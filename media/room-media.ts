@@ -1,4 +1,5 @@
 import { isServerName } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { MediaName } from './media-table.ts';
 import { isMediaId } from './repository.ts';
@@ -44,7 +45,7 @@ interface Content {
 
 /** The file of a message, a sticker or an avatar of the room, and its thumbnail. */
 function urisOf(json: string): string[] {
-  const { content } = JSON.parse(json) as { content: Content };
+  const { content } = decodeJson(json) as { content: Content };
   const { url, file, info } = content;
   return [url, file?.url, info?.thumbnail_url, info?.thumbnail_file?.url].filter(
     (uri): uri is string => typeof uri === 'string' && uri.length <= MAX_URI,

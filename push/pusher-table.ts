@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { Batcher } from '@trellis/storage/batcher.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 
@@ -61,7 +62,7 @@ export class PusherTable {
       { name: 'push-pushers', text: `SELECT ${COLUMNS} FROM pushers WHERE user_id = $1 AND enabled` },
       [userId],
     );
-    return rows.map((row) => ({ ...row, data: JSON.parse(row.data) as JsonObject }));
+    return rows.map((row) => ({ ...row, data: decodeJson(row.data) as JsonObject }));
   }
 
   /** Stores how far a pusher is, as it is now. Whoever does not wait for it loses nothing but time when it fails. */

@@ -1,4 +1,5 @@
 import type { Pdu, RoomEvent } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 import { readPdus, verifyIncoming } from './incoming-event.ts';
 import { dependencies, storeOutliers } from './outliers.ts';
@@ -100,7 +101,7 @@ export class PduIntake {
 
   async #admitAgain(waiting: readonly Waiting[]): Promise<void> {
     const checked = await readPdus(
-      waiting.map(({ json }) => JSON.parse(json) as Pdu),
+      waiting.map(({ json }) => decodeJson(json) as Pdu),
       this.#room.version,
     );
     await this.#admit(checked.flatMap(({ event }) => event ?? []));

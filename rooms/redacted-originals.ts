@@ -1,4 +1,5 @@
 import type { JsonObject, Pdu } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
 
@@ -33,7 +34,7 @@ export class RedactedOriginals {
       'SELECT json FROM redacted_originals WHERE event_id = $1 AND expires_ts > $2',
       [eventId, Date.now()],
     );
-    return row && ((JSON.parse(row.json) as Pdu).content as JsonObject);
+    return row && ((decodeJson(row.json) as Pdu).content as JsonObject);
   }
 
   async removeExpired(): Promise<void> {

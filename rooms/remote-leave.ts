@@ -1,5 +1,6 @@
 import type { JsonObject, RoomEvent } from '@trellis/protocol/event.ts';
 import { parseUserId, serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { buildEvent } from '@trellis/protocol/make-event.ts';
 import type { Room } from './room.ts';
 import type { Rooms } from './rooms.ts';
@@ -11,7 +12,7 @@ export function serversBehind(room: Room, userId: string, strippedState: string 
   const servers = new Set<string>();
   const member = room.member(userId);
   if (member) servers.add(serverNameOf(member.sender));
-  const stripped = strippedState === undefined ? [] : (JSON.parse(strippedState) as JsonObject[]);
+  const stripped = strippedState === undefined ? [] : (decodeJson(strippedState) as JsonObject[]);
   for (const { sender } of stripped) {
     const server = typeof sender === 'string' ? parseUserId(sender)?.serverName : undefined;
     if (server !== undefined) servers.add(server);

@@ -1,4 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Room } from './room.ts';
 import type { EventChange, Rooms } from './rooms.ts';
@@ -153,7 +154,7 @@ export class RoomFacts {
       for (const { roomId, json } of rows) {
         const ofRoom = contents.get(roomId) ?? [];
         contents.set(roomId, ofRoom);
-        if (json !== null) ofRoom.push(JSON.parse(json) as { type: string; content: JsonObject });
+        if (json !== null) ofRoom.push(decodeJson(json) as { type: string; content: JsonObject });
       }
       const found = new Map<string, Facts>();
       for (const [roomId, events] of contents) {

@@ -1,4 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database, Queryable } from './database.ts';
 
 /** An event that is to be sent later. */
@@ -125,5 +126,5 @@ export class DelayedEventStore {
 }
 
 function eventOf<Row extends DelayedRow>({ event, ...row }: Row): DelayedEvent & Omit<Row, 'event'> {
-  return { ...row, ...(JSON.parse(event) as Pick<DelayedEvent, 'roomId' | 'type' | 'content'>) };
+  return { ...row, ...(decodeJson(event) as Pick<DelayedEvent, 'roomId' | 'type' | 'content'>) };
 }

@@ -1,4 +1,5 @@
 import type { Pdu } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { viewOf } from '@trellis/protocol/make-event.ts';
 import { roomVersion } from '@trellis/protocol/room-versions.ts';
 import { LRUCache } from 'lru-cache';
@@ -250,7 +251,7 @@ export class EventStore {
 function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEvent {
   const version = roomVersion(row.version);
   if (!version) throw new Error(`room ${row.room_id} has the unknown version ${row.version}`);
-  const pdu = JSON.parse(row.json) as Pdu;
+  const pdu = decodeJson(row.json) as Pdu;
   return new StoredEvent(
     viewOf(pdu, row.event_id, version),
     {
@@ -275,6 +276,6 @@ function readRow(row: EventRow, redactedBy: StoredEvent | undefined): StoredEven
 
 function readReplaced(row: EventRow): ReplacedState | undefined {
   if (row.replaces === null || row.replaced_json === null) return undefined;
-  const pdu = JSON.parse(row.replaced_json) as { sender: string; content: ReplacedState['content'] };
+  const pdu = decodeJson(row.replaced_json) as { sender: string; content: ReplacedState['content'] };
   return { eventId: row.replaces, sender: pdu.sender, content: pdu.content };
 }

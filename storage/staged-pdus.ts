@@ -1,4 +1,5 @@
 import type { Pdu } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from './database.ts';
 
 export interface StagedPdu {
@@ -48,6 +49,6 @@ export class StagedPdus {
       },
       [id, limit],
     );
-    return rows.map(({ json, ...row }) => ({ ...row, pdu: JSON.parse(json) as Pdu }));
+    return rows.map(({ json, ...row }) => ({ ...row, pdu: decodeJson(json) as Pdu }));
   }
 }

@@ -2,6 +2,7 @@ import { Buffer } from 'node:buffer';
 import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { AccountDataChange, Stream } from '@trellis/storage/streams.ts';
 import { LRUCache } from 'lru-cache';
@@ -262,7 +263,7 @@ async function read(
   return rows.map(({ roomId, type, content, pos }) => ({
     roomId: roomId === '' ? null : roomId,
     type,
-    content: JSON.parse(content) as JsonObject,
+    content: decodeJson(content) as JsonObject,
     pos,
     size: content.length,
   }));

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import { invalidParam, MatrixError, notFound, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import { type Filter, parseFilter } from '@trellis/protocol/filters.ts';
-import { parseJson } from '@trellis/protocol/json.ts';
+import { decodeJson, parseJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { LRUCache } from 'lru-cache';
 import { ReadThroughCache } from './read-through-cache.ts';
@@ -94,7 +94,7 @@ export class Filters {
       [userId, id],
     );
     if (!row) return undefined;
-    const json = JSON.parse(row.filter) as JsonObject;
+    const json = decodeJson(row.filter) as JsonObject;
     return { json, filter: parseFilter(json) };
   }
 }

@@ -1,3 +1,4 @@
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Stream, ToDeviceChange } from '@trellis/storage/streams.ts';
@@ -52,7 +53,7 @@ export class Inboxes {
     const shown = rows.slice(0, limit);
     const more = rows.length > limit;
     return {
-      events: shown.map(({ json }) => JSON.parse(json) as object),
+      events: shown.map(({ json }) => decodeJson(json) as object),
       upTo: more ? shown.at(-1)!.pos : to,
       more,
     };

@@ -1,4 +1,5 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { PresenceChange, Stream } from '@trellis/storage/streams.ts';
 
@@ -109,7 +110,7 @@ export class ProfileChanges {
     );
     for (const { userId, field, value } of rows) {
       const values = found.get(userId) ?? {};
-      values[field] = JSON.parse(value);
+      values[field] = decodeJson(value);
       found.set(userId, values);
     }
     return found;

@@ -2,6 +2,7 @@ import { Buffer } from 'node:buffer';
 import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, notFound } from '@trellis/protocol/errors.ts';
 import { parseUserId } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { Accounts } from './accounts.ts';
 import { ReadThroughCache } from './read-through-cache.ts';
@@ -189,7 +190,7 @@ interface FieldRow {
 }
 
 function asProfile(rows: readonly FieldRow[]): Profile {
-  return Object.fromEntries(rows.map(({ field, value }) => [field, JSON.parse(value)]));
+  return Object.fromEntries(rows.map(({ field, value }) => [field, decodeJson(value)]));
 }
 
 function visibleOf({ displayname, avatar_url }: Profile): VisibleProfile {

@@ -1,6 +1,7 @@
 import { Buffer } from 'node:buffer';
 import { invalidParam, missingParam, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { Devices } from './devices.ts';
 
@@ -96,7 +97,7 @@ export class Pushers {
       `SELECT ${COLUMNS} FROM pushers WHERE user_id = $1 ORDER BY created_ts, app_id, pushkey`,
       [userId],
     );
-    return rows.map((row) => ({ ...row, data: JSON.parse(row.data) as JsonObject }));
+    return rows.map((row) => ({ ...row, data: decodeJson(row.data) as JsonObject }));
   }
 
   /** @throws M_MISSING_PARAM, M_INVALID_PARAM, M_TOO_LARGE */

@@ -1,4 +1,5 @@
-import { splitStateKey } from '@trellis/protocol/event.ts';
+import { type JsonObject, splitStateKey } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -121,7 +122,7 @@ export class FilteredRooms {
       let stripped = this.#stripped.get(roomId);
       if (!stripped) {
         const text = await sources.memberships.strippedState(this.#rooms.userId, roomId);
-        stripped = text === undefined ? found.get(roomId) : factsIn(JSON.parse(text));
+        stripped = text === undefined ? found.get(roomId) : factsIn(decodeJson(text) as JsonObject[]);
         this.#stripped.set(roomId, stripped ?? NO_FACTS);
       }
       if (stripped) found.set(roomId, stripped);

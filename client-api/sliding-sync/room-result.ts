@@ -1,4 +1,5 @@
 import { stateKeyOf } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { roomStateBefore, stateAtPosition } from '@trellis/rooms/event-state.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -247,7 +248,7 @@ async function strippedResult(
   membership: UserMembership,
   wanted: Wanted,
 ): Promise<RoomResult> {
-  const section = JSON.parse(
+  const section = decodeJson(
     await strippedSection(syncView(view, wanted.config), room, membership),
   ) as Record<string, { events: object[] }>;
   const events = Object.values(section)[0]?.events ?? [];

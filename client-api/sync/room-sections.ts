@@ -1,4 +1,5 @@
 import { matchesEventFilter } from '@trellis/protocol/filters.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { stateAtPosition } from '@trellis/rooms/event-state.ts';
 import type { UserMembership } from '@trellis/rooms/memberships.ts';
 import type { Room } from '@trellis/rooms/room.ts';
@@ -97,7 +98,7 @@ export async function strippedSection(
   const stored = await sources.memberships.strippedState(userId, room.roomId);
   const events: string[] = [];
   if (stored !== undefined)
-    for (const event of JSON.parse(stored) as Array<{ type?: string; state_key?: string }>)
+    for (const event of decodeJson(stored) as Array<{ type?: string; state_key?: string }>)
       if (!(event.type === 'm.room.member' && event.state_key === userId)) events.push(JSON.stringify(event));
   if (stored === undefined && room.isResident)
     for (const event of await strippedStateEvents(sources.rooms, room, membership.sender))

@@ -1,6 +1,7 @@
 import { forbidden, notFound } from '@trellis/protocol/errors.ts';
 import type { JsonValue } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { DeviceKeys } from '@trellis/users/e2ee/device-keys.ts';
 import { deviceListPosition } from '@trellis/users/e2ee/device-list-edus.ts';
@@ -83,7 +84,7 @@ export function deviceKeysRoutes(app: FastifyInstance, deps: DeviceKeysRoutesDep
       const claimed = new Map<string, Map<string, JsonValue>>();
       for (const { userId, deviceId, algorithm, keyId, json } of await deviceKeys.claim(wanted)) {
         const devices = claimed.get(userId) ?? new Map<string, JsonValue>();
-        const key = JSON.parse(json) as JsonValue;
+        const key = decodeJson(json) as JsonValue;
         claimed.set(userId, devices.set(deviceId, { [`${algorithm}:${keyId}`]: key }));
       }
       return {

@@ -297,7 +297,7 @@ function queryString(query: FederationRequest['query']): string {
 
 async function errorOf(destination: string, answer: FederationAnswer): Promise<FederationError> {
   const body = await readBounded(answer.headers, answer.body, ERROR_MAX_BYTES)
-    .then((bytes) => JSON.parse(bytes.toString('utf8')) as unknown)
+    .then((bytes) => parseJson(bytes.toString('utf8')))
     .catch(() => undefined);
   return new FederationError(destination, 'http', `answered ${answer.status}`, {
     status: answer.status,

@@ -1,4 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 
 /** What a destination lacks of a room. */
@@ -212,7 +213,7 @@ export class DeliveryStore {
       },
       [destination, limit],
     );
-    return rows.map((row) => ({ ...row, content: JSON.parse(row.content) as JsonObject }));
+    return rows.map((row) => ({ ...row, content: decodeJson(row.content) as JsonObject }));
   }
 
   async removeEdus(ids: readonly number[]): Promise<void> {

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { DeliveryStore, NewsRow } from './delivery-store.ts';
 
@@ -113,6 +114,6 @@ function shift(
 
 export function membershipIn(json: string | null): string | undefined {
   if (json === null) return undefined;
-  const { content } = JSON.parse(json) as { content?: JsonObject };
+  const { content } = decodeJson(json) as { content?: JsonObject };
   return typeof content?.membership === 'string' ? content.membership : undefined;
 }

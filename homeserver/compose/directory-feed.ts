@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { JoinsUnderWay } from '@trellis/rooms/joins-under-way.ts';
 import type { Rooms } from '@trellis/rooms/rooms.ts';
 import type { UserDirectory } from '@trellis/users/user-directory.ts';
@@ -122,7 +123,7 @@ export class DirectoryFeed {
       else unread.push(eventId);
     }
     for (const json of await events.jsonByIds(unread)) {
-      const { state_key: userId, content } = JSON.parse(json) as { state_key: string; content: JsonObject };
+      const { state_key: userId, content } = decodeJson(json) as { state_key: string; content: JsonObject };
       contents.set(userId, content);
     }
     return contents;

@@ -1,4 +1,5 @@
 import type { SignUpConditions } from '@trellis/client-api/sign-up-conditions.ts';
+import { parseJson } from '@trellis/protocol/json.ts';
 import { AcceptedTerms } from '@trellis/users/accepted-terms.ts';
 import type { CheckCaptcha, Stage } from '@trellis/users/uia-stages.ts';
 import type { Config } from '../config/schema.ts';
@@ -41,7 +42,7 @@ function captchaCheck({
     });
     const text = await boundedText(answer);
     if (!answer.ok) throw new Error(`the service that sets riddles answered ${answer.status}`);
-    return (JSON.parse(text) as { success?: unknown }).success === true;
+    return (parseJson(text) as { success?: unknown }).success === true;
   };
 }
 

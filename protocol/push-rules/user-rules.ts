@@ -1,5 +1,6 @@
 import { badJson, invalidParam, MatrixError, missingParam, notFound, tooLarge } from '../errors.ts';
 import type { JsonObject, JsonValue } from '../event.ts';
+import { decodeJson } from '../json.ts';
 import { localpartOf, MAX_PATTERN_LENGTH } from './conditions.ts';
 import { DEFAULT_RULES, MASTER_RULE } from './default-rules.ts';
 import type { Action, DefaultRule, PushCondition, PushRule, RuleKind, Ruleset } from './rules.ts';
@@ -269,7 +270,7 @@ export function changesToJson({ rules, enabled, actions }: PushRuleChanges): str
 
 /** Reads what `changesToJson` wrote. */
 export function changesFromJson(json: string): PushRuleChanges {
-  const { rules, enabled, actions } = JSON.parse(json) as {
+  const { rules, enabled, actions } = decodeJson(json) as {
     rules: Ruleset;
     enabled: Array<[string, boolean]>;
     actions: Array<[string, Action[]]>;

@@ -1,5 +1,6 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
 import { splitStateKey } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { insertMembers, type MemberRow } from '@trellis/storage/partial-rooms.ts';
 import type { EventRef, Snapshot } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -90,7 +91,7 @@ export async function readMembers(rooms: Rooms, nids: readonly number[]): Promis
       state_key: userId,
       sender,
       content,
-    } = JSON.parse(json) as Record<string, string> & {
+    } = decodeJson(json) as Record<string, string> & {
       content: JsonObject;
     };
     const membership = typeof content.membership === 'string' ? content.membership : 'leave';

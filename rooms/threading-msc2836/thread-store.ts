@@ -1,3 +1,4 @@
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { Room } from '../room.ts';
 
@@ -78,7 +79,10 @@ export class ThreadStore {
       [room.nid, [...eventIds]],
     );
     return new Map(
-      rows.map(({ eventId, children, hash }) => [eventId, { children: JSON.parse(children), hash }]),
+      rows.map(({ eventId, children, hash }) => [
+        eventId,
+        { children: decodeJson(children) as Record<string, number>, hash },
+      ]),
     );
   }
 

@@ -1,5 +1,6 @@
 import { forbidden, invalidParam, MatrixError, missingParam } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { signaturesBy, verifyJson } from '@trellis/protocol/signing.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import type { DeviceListChanges } from '../device-lists.ts';
@@ -48,7 +49,7 @@ export class CrossSigning {
       // Two uploads at once must not both be the first.
       await tx.query('SELECT 1 FROM accounts WHERE user_id = $1 FOR NO KEY UPDATE', [userId]);
       const stored = new Map(
-        (await crossSigningKeys(tx, [userId])).map((row) => [row.usage, JSON.parse(row.json) as JsonObject]),
+        (await crossSigningKeys(tx, [userId])).map((row) => [row.usage, decodeJson(row.json) as JsonObject]),
       );
       const fresh = USAGES.filter((usage) => upload[usage] && !isSameKey(upload[usage], stored.get(usage)));
       const master = upload.master ?? stored.get('master');
@@ -114,7 +115,7 @@ export class CrossSigning {
       [userId, signers.map((id) => id.replaceAll('\0', ''))],
     );
     for (const { id, json } of devices) {
-      const key = signingKeyOf(JSON.parse(json) as JsonObject, id);
+      const key = signingKeyOf(decodeJson(json) as JsonObject, id);
       if (key === undefined || !verifyJson(master, userId, `ed25519:${id}`, key))
         throw invalidSignature("A device's signature of the master key is wrong");
     }

@@ -2,6 +2,7 @@ import { Buffer } from 'node:buffer';
 import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import { checkedDeviceId, type Devices } from '../devices.ts';
 import { KeyedQueue } from '../keyed-queue.ts';
@@ -62,7 +63,7 @@ export class DehydratedDevices {
       },
       [userId],
     );
-    return row && { deviceId: row.deviceId, data: JSON.parse(row.data) as JsonObject };
+    return row && { deviceId: row.deviceId, data: decodeJson(row.data) as JsonObject };
   }
 
   /**

@@ -1,6 +1,7 @@
 import type { Cluster } from '@trellis/cluster/cluster.ts';
 import { invalidParam, MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { DeviceListChanges } from '../device-lists.ts';
 import type { Devices } from '../devices.ts';
@@ -79,7 +80,7 @@ export class DeviceKeys {
         'SELECT json FROM device_keys WHERE user_id = $1 AND device_id = $2',
         [userId, deviceId],
       );
-      if (old && sameJson(JSON.parse(old.json) as JsonObject, identity)) return;
+      if (old && sameJson(decodeJson(old.json) as JsonObject, identity)) return;
       await tx.query(
         `INSERT INTO device_keys VALUES ($1, $2, $3)
          ON CONFLICT (user_id, device_id) DO UPDATE SET json = excluded.json`,

@@ -1,5 +1,6 @@
 import { invalidParam, MatrixError, notFound, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import { isName } from './key-json.ts';
 
@@ -75,7 +76,7 @@ export class KeyBackups {
     return {
       version: String(row.version),
       algorithm: row.algorithm,
-      auth_data: JSON.parse(row.authData) as JsonObject,
+      auth_data: decodeJson(row.authData) as JsonObject,
       count: row.count,
       etag: String(row.etag),
     };
@@ -179,7 +180,7 @@ export class KeyBackups {
         [userId, backup.version, ...after, range.roomId ?? null, range.sessionId ?? null, PAGE],
       );
       if (rows.length > 0)
-        yield rows.map((row) => ({ ...row, session_data: JSON.parse(row.session_data) as JsonObject }));
+        yield rows.map((row) => ({ ...row, session_data: decodeJson(row.session_data) as JsonObject }));
       const last = rows.at(-1);
       if (!last || rows.length < PAGE) return;
       after = [last.roomId, last.sessionId];

@@ -1,5 +1,6 @@
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
 import { parseUserId, serverNameOf } from '@trellis/protocol/identifiers.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Database } from '@trellis/storage/database.ts';
 import type { DeviceKeys } from './device-keys.ts';
 import { isObject, isOfSize, publicKeyOf } from './key-json.ts';
@@ -76,7 +77,7 @@ export class Keys {
     const tasks = [...byServer].map(async ([server, keys]) => {
       if (server === serverName) {
         for (const given of await deviceKeys.claim(keys))
-          add(given, `${given.algorithm}:${given.keyId}`, JSON.parse(given.json) as JsonValue);
+          add(given, `${given.algorithm}:${given.keyId}`, decodeJson(given.json) as JsonValue);
         return;
       }
       const answer = await servers

@@ -1,4 +1,5 @@
 import type { JsonObject } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import { withSignature } from '@trellis/protocol/signing.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { type CrossSigningUsage, publicKeyOf } from './key-json.ts';
@@ -60,7 +61,7 @@ export async function localKeys(
     const key = (usage: CrossSigningUsage) => {
       const json = ownCrossSigning.get(userId)?.find((row) => row.usage === usage)?.json;
       if (json === undefined) return undefined;
-      const parsed = JSON.parse(json) as JsonObject;
+      const parsed = decodeJson(json) as JsonObject;
       return usage === 'master' ? signed(parsed, publicKeyOf(parsed) ?? '', true) : parsed;
     };
     found.set(userId, {
@@ -69,7 +70,7 @@ export async function localKeys(
           deviceId,
           {
             displayName,
-            keys: json === null ? undefined : signed(JSON.parse(json) as JsonObject, deviceId, false),
+            keys: json === null ? undefined : signed(decodeJson(json) as JsonObject, deviceId, false),
           },
         ]),
       ),

@@ -1,5 +1,6 @@
 import { invalidParam, MatrixError, tooLarge } from '@trellis/protocol/errors.ts';
 import type { JsonValue } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { isName, isObject, isOfSize, sameJson } from './key-json.ts';
 
@@ -58,7 +59,7 @@ export async function storeOneTimeKeys(
     const name = `${algorithm}:${keyId}`;
     const old = byName.get(name);
     if (!old) return true;
-    if (isSameKey(JSON.parse(old.json) as JsonValue, value)) return false;
+    if (isSameKey(decodeJson(old.json) as JsonValue, value)) return false;
     if (!old.claimed) throw alreadyExists(name, old.json, value);
     return true;
   });

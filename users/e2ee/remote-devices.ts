@@ -1,4 +1,5 @@
 import type { JsonObject, JsonValue } from '@trellis/protocol/event.ts';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import {
   type CrossSigningUsage,
@@ -196,7 +197,7 @@ function displayName(name: JsonValue | undefined): string | null {
 }
 
 function parsed(json: string | null): JsonObject | undefined {
-  return json === null ? undefined : (JSON.parse(json) as JsonObject);
+  return json === null ? undefined : (decodeJson(json) as JsonObject);
 }
 
 function text(json: JsonObject | undefined): string | null {
