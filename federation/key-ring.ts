@@ -96,11 +96,16 @@ export class KeyRing {
     );
   }
 
-  /** Events of the server are about to come: its keys are fetched meanwhile, where none that is in use is known. */
-  async expect(server: string): Promise<void> {
+  /**
+   * Events of the server are about to come: its keys are fetched meanwhile, where none that is in use is known.
+   *
+   * @param talks resolves when the server is there: nothing is asked of it before that
+   */
+  async expect(server: string, talks?: Promise<unknown>): Promise<void> {
     const now = this.#clock();
     const known = (await this.#store.get([server])).get(server)?.values() ?? [];
     for (const { expired, validUntil } of known) if (!expired && validUntil > now) return;
+    await talks;
     await this.#fetcher.fetchDirect(server);
   }
 

@@ -10,8 +10,11 @@ import type { RoomVersion } from '@trellis/protocol/room-versions.ts';
 export interface EventVerifier {
   /** An error for each event id, or `undefined` where all signatures are right. */
   verifyEventSignatures(events: readonly RoomEvent[]): Promise<Map<string, Error | undefined>>;
-  /** Events of the server are about to come: what it takes to verify them may be fetched meanwhile. */
-  expect?(server: string): Promise<void>;
+  /**
+   * Events of the server are about to come: what it takes to verify them may be fetched meanwhile, once the server
+   * `talks`.
+   */
+  expect?(server: string, talks: Promise<unknown>): Promise<void>;
 }
 
 /** What became of a PDU: an event that is worth a look at, or an error. */

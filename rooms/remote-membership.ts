@@ -162,10 +162,11 @@ export class RemoteMembershipByHandshake implements RemoteMembership {
     { roomId, userId, content, isResident }: Omit<WantedEvent, 'membership'> & { isResident: boolean },
   ): Promise<void> {
     const { rooms, handshakes, verifier, resync } = this.#parts;
-    const template = await handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
-    const version = versionOf(template, server);
+    const making = handshakes.makeJoin(server, roomId, userId, idsOf(knownRoomVersions()));
     // What will be needed once the room comes is made ready while the other server works.
-    verifier.expect?.(server).catch(() => {});
+    verifier.expect?.(server, making).catch(() => {});
+    const template = await making;
+    const version = versionOf(template, server);
     const ours = this.#sign(template, { roomId, userId, membership: 'join', content }, version, server);
     const row = roomOfVersion(rooms, roomId, version);
     row.catch(() => {});

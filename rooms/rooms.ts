@@ -211,12 +211,25 @@ export class Rooms {
 
   /** Makes the row of a room. Returns false when there is one already. */
   async createNew(roomId: string, version: RoomVersion): Promise<boolean> {
-    const { db, ids } = this.parts;
+    const { db, ids, cluster, serverName } = this.parts;
+    const nid = ids.next();
     const made = await db.query(
-      'INSERT INTO rooms (nid, room_id, version) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO NOTHING RETURNING nid',
-      [ids.next(), roomId, version.id],
+      {
+        name: 'room-create',
+        text: `INSERT INTO rooms (nid, room_id, version) VALUES ($1, $2, $3)
+               ON CONFLICT (room_id) DO NOTHING RETURNING nid`,
+      },
+      [nid, roomId, version.id],
     );
-    return made.length > 0;
+    if (made.length === 0) return false;
+    // Nobody else can have written to it, so that it need not be read; unless somebody is at that already.
+    if (!cluster.shared && !this.#live.has(roomId) && !this.#loading.has(roomId)) {
+      const row = { nid, roomId, extremities: [], depth: 0, published: false, upTo: 0 };
+      const tail = new TimelineTail(Number.NEGATIVE_INFINITY, []);
+      this.#live.set(roomId, new Room(row, version, Snapshot.empty, [], tail, serverName, this.#commits));
+      this.#makeRoom();
+    }
+    return true;
   }
 
   /**
