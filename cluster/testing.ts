@@ -141,6 +141,27 @@ export class TestCluster {
   async kill(member: TestMember): Promise<void> {
     member.dead = true;
     member.died.resolve();
+    await this.#forget(member);
+    await this.#changeView();
+  }
+
+  /**
+   * A process goes in good order.
+   *
+   * @param remove sees to it that the process writes nothing more, before what it had begun is given up
+   */
+  async leave(member: TestMember, remove?: () => Promise<unknown>): Promise<void> {
+    const next = this.#viewOf(this.alive.filter((other) => other !== member));
+    await this.#release(next);
+    member.dead = true;
+    member.died.resolve();
+    this.#activate(next);
+    await remove?.();
+    await this.#forget(member);
+  }
+
+  /** Nobody waits for positions that a process has reserved and will not complete. */
+  async #forget(member: TestMember): Promise<void> {
     for (const stream of this.#streams.values())
       for (const [position, { by, done }] of stream.pending)
         if (by === member && !done)
@@ -150,16 +171,6 @@ export class TestCluster {
     });
     for (const name of this.#streams.keys()) this.#advance(name);
     await this.#telling;
-    await this.#changeView();
-  }
-
-  /** A process goes in good order. */
-  async leave(member: TestMember): Promise<void> {
-    const next = this.#viewOf(this.alive.filter((other) => other !== member));
-    await this.#release(next);
-    member.dead = true;
-    member.died.resolve();
-    this.#activate(next);
   }
 
   async reserve(by: TestMember, name: string, count: number, gapBefore: number): Promise<number> {

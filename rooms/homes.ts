@@ -61,6 +61,8 @@ type Grant = { readonly moved: true } | { readonly upTo: number | null };
 export class Homes {
   readonly #deps: HomesDeps;
   readonly #desks = new Map<string, Desk>();
+  /** Who waits here for rooms to be lent, and which. */
+  readonly #asked = new Map<PromiseWithResolvers<Grant>, string>();
   /** Loans of others' rooms that are not over. */
   readonly #loans = new Set<Loan>();
   #handover:
@@ -207,11 +209,15 @@ export class Homes {
   }
 
   async #lend(roomId: string, { by, loan }: { by: string; loan: string }): Promise<Grant> {
+    // It has become the room's home while it asked for it: the task that did is what would be waited for.
+    if (by === this.#deps.cluster.self) return { moved: true };
     const desk = this.#desk(roomId);
     const answer = Promise.withResolvers<Grant>();
+    this.#asked.set(answer, roomId);
     desk.lock
       .run(async () => {
         const upTo = await this.#readyToLend(roomId, by);
+        if (!this.#asked.delete(answer)) return;
         if (upTo === undefined) return answer.resolve({ moved: true });
         desk.lent = { to: by, id: loan, returned: Promise.withResolvers() };
         answer.resolve({ upTo });
@@ -219,6 +225,7 @@ export class Homes {
       })
       .catch(answer.reject)
       .finally(() => {
+        this.#asked.delete(answer);
         desk.lent = undefined;
       });
     return answer.promise;
@@ -265,6 +272,12 @@ export class Homes {
     const { cluster } = this.#deps;
     this.#handover?.over.resolve();
     this.#handover = undefined;
+    // Not once it is their turn: what comes before may be waiting for the new home, and that for this answer.
+    for (const [answer, roomId] of this.#asked)
+      if (!cluster.owns('room', roomId)) {
+        this.#asked.delete(answer);
+        answer.resolve({ moved: true });
+      }
     // Who had borrowed a room has ended it before, unless it died.
     for (const [roomId, { lent }] of this.#desks)
       if (lent && !(cluster.owns('room', roomId) && cluster.isMember(lent.to)))

@@ -39,7 +39,7 @@ export interface ClusterEngines {
   readonly cluster: TestCluster;
   readonly engines: MemberEngine[];
   /** A process comes, with everything it needs. */
-  join(): Promise<MemberEngine>;
+  join(name?: string): Promise<MemberEngine>;
   /** A process is shut out in the middle of what it does. */
   kill(engine: MemberEngine): Promise<void>;
   leave(engine: MemberEngine): Promise<void>;
@@ -105,10 +105,12 @@ export async function clusterEngines(
     return { db, ids, events, snapshots, writer, stream, serverName: SERVER, signingKey, cluster };
   }
 
-  const join = async () => {
-    await cluster.join(compose);
+  const join = async (name?: string) => {
+    await cluster.join(compose, name);
     return engines.at(-1)!;
   };
+  // As the coordinator does it: who waits for the row waits for the commits that are under way.
+  const remove = ({ self }: TestMember) => db.query('DELETE FROM cluster_members WHERE id = $1', [self]);
   for (let i = 0; i < n; i++) await join();
   return {
     db,
@@ -116,11 +118,10 @@ export async function clusterEngines(
     engines,
     join,
     async kill({ member }) {
-      // As the coordinator does it: who waits for the row waits for the commits that are under way.
-      await db.query('DELETE FROM cluster_members WHERE id = $1', [member.self]);
+      await remove(member);
       await cluster.kill(member);
     },
-    leave: ({ member }) => cluster.leave(member),
+    leave: ({ member }) => cluster.leave(member, () => remove(member)),
     fresh: async () => new Rooms(await partsOf(alone(), new Stream('events', 0))),
     async close() {
       for (const writer of writers) await writer.idle();

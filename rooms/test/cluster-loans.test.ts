@@ -67,6 +67,45 @@ describe('rooms of several processes', () => {
   });
 });
 
+describe('a process that becomes the home of a room while it waits for it', () => {
+  let all: ClusterEngines;
+  /** What the next process does before it has duties. */
+  let first: ((engine: MemberEngine) => void) | undefined;
+  before(async () => {
+    all = await clusterEngines(2, (engine) => first?.(engine));
+  });
+  after(() => all.close());
+  const homeOf = (roomId: string) => all.engines.find(({ member }) => member.owns('room', roomId))!;
+
+  test('does not wait for itself', async () => {
+    const roomId = await all.engines[0]!.createRoom(ALICE);
+    const { member, rooms } = homeOf(roomId);
+    const borrow = { by: member.self, loan: 'own' };
+    await rooms.exclusive(roomId, async () => {
+      // As it is when it asked the home before, and is asked itself in its place.
+      const granted = member.call('room', roomId, 'room.borrow', borrow);
+      assert.deepEqual(await Promise.race([granted, delay(1_000, 'waits')]), { moved: true });
+    });
+  });
+
+  test('does not wait for who waits for it', async () => {
+    const roomId = await all.engines[0]!.createRoom(ALICE);
+    const old = homeOf(roomId);
+    const gate = Promise.withResolvers<void>();
+    const work = [old.rooms.exclusive(roomId, () => gate.promise)];
+    work.push(send(old, roomId, 'of the old home').then(() => {}));
+    first = (engine) => {
+      work.push(send(engine, roomId, 'of the new home').then(() => {}));
+      setTimeout(gate.resolve, 50);
+    };
+    const heir = await all.join(all.cluster.heir('room', roomId));
+    assert.equal(homeOf(roomId), heir);
+    assert.equal(await Promise.race([Promise.all(work).then(() => 'done'), delay(5_000, 'waits')]), 'done');
+    await assertOneLine(all.db, roomId);
+    await assertReplicas(all, roomId);
+  });
+});
+
 describe('a process that', () => {
   let all: ClusterEngines;
   before(async () => {
