@@ -114,6 +114,11 @@ export class Room {
     return this.#members.entries();
   }
 
+  /** Users with any membership, those who left too. */
+  get memberCount(): number {
+    return this.#members.size;
+  }
+
   /** Users with that membership: a count kept up to date. */
   count(membership: string): number {
     return this.#counts.get(membership) ?? 0;

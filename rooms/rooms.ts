@@ -6,6 +6,7 @@ import type { SigningKey } from '@trellis/protocol/signing.ts';
 import type { Database, Queryable } from '@trellis/storage/database.ts';
 import type { EventWriter } from '@trellis/storage/event-writer.ts';
 import type { EventStore } from '@trellis/storage/events.ts';
+import { fitIntoHeap } from '@trellis/storage/heap-share.ts';
 import type { IdAllocator } from '@trellis/storage/id-allocator.ts';
 import { Snapshot, type StateDelta, type StateSnapshots } from '@trellis/storage/state-snapshots.ts';
 import type { StoredEvent } from '@trellis/storage/stored-event.ts';
@@ -99,10 +100,15 @@ export interface EngineParts {
   readonly erased?: ErasedUsers | undefined;
   /** Without it no policy server is asked. */
   readonly policies?: RoomPolicies | undefined;
+  /** Members of all live rooms, the one used last aside, at the most: as many as fit into a part of the heap. */
+  readonly maxLiveMembers?: number;
 }
 
 /** Rooms kept live in memory at the most, besides those that are being written to. */
 const MAX_LIVE_ROOMS = 10_000;
+/** What a member of a live room takes, in bytes, and the part of the heap that all of them may have. */
+const MEMBER_BYTES = 300;
+const MEMBERS_SHARE = 0.25;
 /** Events read with a room, so that the first syncs find them. */
 const TAIL_ON_LOAD = 30;
 
@@ -395,12 +401,19 @@ export class Rooms {
     return room;
   }
 
+  /** Drops the rooms used least; never the one used last, however large it is. */
   #makeRoom(): void {
-    if (this.#live.size <= MAX_LIVE_ROOMS) return;
+    const { maxLiveMembers = fitIntoHeap(MEMBERS_SHARE, MEMBER_BYTES) } = this.parts;
+    let rooms = this.#live.size;
+    let members = 0;
+    for (const room of this.#live.values()) members += room.memberCount;
+    let others = rooms - 1;
     for (const room of this.#live.values()) {
+      if (others-- === 0 || (rooms <= MAX_LIVE_ROOMS && members <= maxLiveMembers)) return;
       if (room.uncommitted > 0 || this.#homes.waiting(room.roomId) > 0) continue;
+      rooms--;
+      members -= room.memberCount;
       this.drop(room);
-      if (this.#live.size <= MAX_LIVE_ROOMS) return;
     }
   }
 }

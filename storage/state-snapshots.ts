@@ -3,6 +3,7 @@ import { RecentlyUsed } from '@trellis/protocol/recently-used.ts';
 import { LRUCache } from 'lru-cache';
 import { textArray } from './binary-arrays.ts';
 import type { Queryable } from './database.ts';
+import { fitIntoHeap } from './heap-share.ts';
 import type { IdAllocator } from './id-allocator.ts';
 
 /** An event as state refers to it. */
@@ -121,13 +122,17 @@ export interface SnapshotRows {
 }
 
 const MAX_TRIES = 10;
+/** Entries of snapshots that are kept in memory at the most; what one takes, in bytes, and their part of the heap. */
+const MAX_ENTRIES = 2_000_000;
+const ENTRY_BYTES = 250;
+const ENTRIES_SHARE = 0.2;
 
 /** Makes and reads snapshots. */
 export class StateSnapshots {
   readonly #db: Queryable;
   readonly #ids: IdAllocator;
   readonly #layers = new LRUCache<number, Layer>({
-    maxSize: 2_000_000,
+    maxSize: Math.min(MAX_ENTRIES, fitIntoHeap(ENTRIES_SHARE, ENTRY_BYTES)),
     sizeCalculation: (layer) => layer.entries.size + 1,
   });
   readonly #keyNids = new RecentlyUsed<string, number>(200_000);

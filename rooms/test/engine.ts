@@ -70,7 +70,7 @@ export interface TestEngine {
 
 export async function testEngine(
   serverName: string,
-  more: { readonly policies?: RoomPolicies } = {},
+  more: { readonly policies?: RoomPolicies; readonly maxLiveMembers?: number } = {},
 ): Promise<TestEngine> {
   const { db, close } = await testDatabase();
   const ids = await IdAllocator.create(db);
