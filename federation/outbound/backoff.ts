@@ -28,7 +28,10 @@ export class Backoff {
   readonly #clock: () => number;
   readonly #failing = new Map<string, BackoffState>();
   readonly #listeners: Array<(destination: string) => void> = [];
-
+  /** Destinations that have recovered and whose rows are about to go. */
+  readonly #forgetting = new Set<string>();
+  /** For each reading of rows that is under way, destinations that have recovered: their rows may be older. */
+  readonly #rereads = new Set<Set<string>>();
   readonly #cluster: Cluster;
 
   constructor(db: Queryable, clock: () => number = Date.now, cluster = alone()) {
@@ -96,11 +99,18 @@ export class Backoff {
   /** The destination answered us, or made a request that it signed. */
   async reachable(destination: string): Promise<void> {
     if (!this.#recovered(destination)) return;
-    this.#tell([destination, null]);
-    await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [destination]);
+    this.#forgetting.add(destination);
+    try {
+      await this.#db.query('DELETE FROM federation_backoff WHERE destination = $1', [destination]);
+    } finally {
+      this.#forgetting.delete(destination);
+      // Whoever has read the row until now hears of it afterwards.
+      this.#tell([destination, null]);
+    }
   }
 
   #recovered(destination: string): boolean {
+    for (const recovered of this.#rereads) recovered.add(destination);
     if (!this.#failing.delete(destination)) return false;
     for (const listener of this.#listeners) listener(destination);
     return true;
@@ -114,13 +124,18 @@ export class Backoff {
   /** What others told may have been missed. */
   async #reread(): Promise<void> {
     const before = [...this.#failing.keys()];
+    const recovered = new Set(this.#forgetting);
+    this.#rereads.add(recovered);
     try {
       const rows = await this.#rows();
       const failing = new Set(rows.map(({ destination }) => destination));
       for (const destination of before) if (!failing.has(destination)) this.#recovered(destination);
-      for (const row of rows) this.#failing.set(row.destination, stateOf(row));
+      for (const row of rows)
+        if (!recovered.has(row.destination)) this.#failing.set(row.destination, stateOf(row));
     } catch {
       // It is found out anew.
+    } finally {
+      this.#rereads.delete(recovered);
     }
   }
 

@@ -179,7 +179,8 @@ export class Sender {
     if (error.kind === 'unreachable' || error.kind === 'timeout' || (error.status ?? 0) >= 500) {
       const failing = client.backoff.get(name);
       if (id !== undefined && failing?.failures === 1) destination.unanswered = { id, transaction };
-      if (failing) return;
+      // Not where it was not even tried, as with a server that is not allowed any more.
+      if (client.backoff.waitUntil(name) !== undefined) return;
     }
     // Without a Matrix error it is not the server that answers, but something before it that is out of order.
     if ((error.status === 400 || error.status === 413) && error.errcode !== undefined) {

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import type { RequestListener } from 'node:http';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { alone } from '@trellis/cluster/cluster.ts';
 import { SigningKey, verifyKey, verifySignature } from '@trellis/protocol/signing.ts';
 import type { Queryable } from '@trellis/storage/database.ts';
 import { Discovery, type SrvRecord } from '../discovery.ts';
@@ -149,6 +151,40 @@ test('a server that does not answer is left alone for longer each time, up to a 
   await backoff.reachable(destination);
   assert.equal(recovered, 1);
   assert.equal(backoff.get(destination), undefined);
+});
+
+test('a server that has recovered does not fail again because older rows are read', async () => {
+  const rows = [{ destination: 'one.test', failing_since_ts: 1, failures: 1, retry_after_ts: 1 }];
+  let gap = () => {};
+  const gates: Promise<void>[] = [];
+  const db = {
+    // Rows as they are when it is asked, an answer when the gate is open.
+    query: async (sql: string) => {
+      const found = sql.startsWith('SELECT') ? [...rows] : [];
+      await gates.shift();
+      return found;
+    },
+  } as unknown as Queryable;
+  const cluster = Object.assign(alone(), {
+    onGap(handler: () => void) {
+      gap = handler;
+    },
+  });
+  for (const readFirst of [true, false]) {
+    const backoff = new Backoff(db, Date.now, cluster);
+    await backoff.load();
+    assert.ok(backoff.get('one.test'));
+    const gate = Promise.withResolvers<void>();
+    gates.push(gate.promise);
+    if (readFirst) gap();
+    const recovering = backoff.reachable('one.test');
+    if (!readFirst) gap();
+    await sleep(10);
+    gate.resolve();
+    await recovering;
+    await sleep(10);
+    assert.equal(backoff.get('one.test'), undefined, readFirst ? 'read first' : 'recovered first');
+  }
 });
 
 test('requests beyond the limit wait, and no longer than they may', async (t) => {

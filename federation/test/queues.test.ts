@@ -154,6 +154,17 @@ test('a server that was down gets everything once it is back, within seconds', a
   await until(() => one.bodies.length === 701);
 });
 
+test('a server that failed, and is not talked to any more, is not tried over and over', async () => {
+  const room = await here.room(bob());
+  await one.stop();
+  await here.say(room, 1);
+  await until(() => here.backoff.get(one.name));
+  here.refused.add(one.name);
+  await until(() => here.refusals > 0);
+  await sleep(500);
+  assert.equal(here.refusals, 1);
+});
+
 test('a server that speaks to us is tried at once', async () => {
   const room = await here.room(bob());
   await one.stop();

@@ -43,6 +43,9 @@ export class SendingServer {
   readonly backoff: Backoff;
   readonly newServers: Array<[userId: string, servers: readonly string[]]> = [];
   readonly warnings: unknown[] = [];
+  /** Names that it does not talk to any more, and how often it was about to. */
+  readonly refused = new Set<string>();
+  refusals = 0;
   readonly #client: FederationClient;
   readonly #writer: EventWriter;
   #isDead = false;
@@ -90,6 +93,11 @@ export class SendingServer {
       connector: guardedConnector(testDispatcher()),
       backoff,
       userAgent: 'test',
+      isAllowed: (name) => {
+        if (!this.refused.has(name)) return true;
+        this.refusals++;
+        return false;
+      },
     });
     const log = { warn: (details: object) => void (this.#isDead || this.warnings.push(details)) };
     this.queues = new FederationQueues({
