@@ -1,3 +1,4 @@
+import { decodeJson } from '@trellis/protocol/json.ts';
 import {
   type Bus,
   type BusEvents,
@@ -72,7 +73,7 @@ export class RedisBus implements Bus {
       maxQueued: options.maxQueued ?? DEFAULT_MAX_QUEUED,
       isUp: () => this.#wire.isUp,
       publish: (channel, bytes, absent) => this.#wire.publish(channel, bytes, absent),
-      deliver: (peer, text) => deliverAll(peer, JSON.parse(text) as Json[], this.#events!),
+      deliver: (peer, text) => deliverAll(peer, decodeJson(text) as Json[], this.#events!),
       lost: (peer, why) => this.#lost(peer, why),
     };
   }

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
+import { decodeJson } from '@trellis/protocol/json.ts';
 import {
   type Bus,
   type BusEvents,
@@ -214,7 +215,7 @@ export class SocketBus implements Bus {
   }
 
   #frame(peer: SocketPeer, reader: FrameReader, kind: number, body: Buffer): void {
-    if (kind === FRAME.messages) deliverAll(peer, JSON.parse(body.toString()) as Json[], this.#events!);
+    if (kind === FRAME.messages) deliverAll(peer, decodeJson(body.toString()) as Json[], this.#events!);
     else if (kind === FRAME.bye) peer.heard('left');
     else if (kind === FRAME.gone) peer.heard('gave-us-up');
     if (peer.over) reader.stopped = true;
