@@ -109,6 +109,7 @@ const MAX_LIVE_ROOMS = 10_000;
 /** What a member of a live room takes, in bytes, and the part of the heap that all of them may have. */
 const MEMBER_BYTES = 300;
 const MEMBERS_SHARE = 0.25;
+const MAX_LIVE_MEMBERS = fitIntoHeap(MEMBERS_SHARE, MEMBER_BYTES);
 /** Events read with a room, so that the first syncs find them. */
 const TAIL_ON_LOAD = 30;
 
@@ -403,7 +404,7 @@ export class Rooms {
 
   /** Drops the rooms used least; never the one used last, however large it is. */
   #makeRoom(): void {
-    const { maxLiveMembers = fitIntoHeap(MEMBERS_SHARE, MEMBER_BYTES) } = this.parts;
+    const { maxLiveMembers = MAX_LIVE_MEMBERS } = this.parts;
     let rooms = this.#live.size;
     let members = 0;
     for (const room of this.#live.values()) members += room.memberCount;
