@@ -136,6 +136,18 @@ export function busCases(transport: Transport): void {
       assert.deepEqual(a!.ear.from(b!.bus.self), range(5000).slice(101));
     });
 
+    test('keys come as they were sent, whatever came before', async () => {
+      const [a, b] = await ends(transport, 2);
+      a!.bus.connect({ id: b!.bus.self, address: b!.bus.address });
+      // V8 would read the second key as the first one (nodejs/node#63785), where it has met neither in an object before.
+      const sent = ['a\\', 'a"'].map((key) => Object.assign(Object.create(null), { bus: 1 }, { [key]: 2 }));
+      for (const [n, message] of sent.entries()) {
+        a!.bus.send(b!.bus.self, message);
+        await until('it', () => b!.ear.messages.length > n);
+      }
+      assert.equal(JSON.stringify(b!.ear.from(a!.bus.self)), JSON.stringify(sent));
+    });
+
     test('many speak to each other', async () => {
       const all = await ends(transport, 8);
       for (const { bus } of all)
